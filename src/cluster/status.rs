@@ -1,0 +1,149 @@
+//! What the supervisor publishes: identities, states and instants, never ages and never measured figures.
+//!
+//! The side port reads this and nothing else of the supervisor; it computes ages from the clock and measures memory, processes
+//! and CPU time by itself, when asked.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::words::{ExitStatus, Life, Pid, Slot, Time};
+
+/// One consistent picture of the cluster, as of the last event.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub facts: Arc<Facts>,
+    pub state: State,
+    pub generation: u32,
+    /// The worker count that is aimed at.
+    pub wanted: u32,
+    /// Workers that are ready now.
+    pub ready: u32,
+    /// `None` when `/readyz` is to answer 200, else why it does not.
+    pub unready: Option<String>,
+    /// `/healthz` fails from this instant on, unless something changes; `None` while a worker is ready and during a stop.
+    pub unhealthy_from: Option<Time>,
+    pub orphans_reaped: u64,
+    pub reload: Reload,
+    /// One row per worker and one per slot without a worker, by slot; a predecessor comes before its successor.
+    pub rows: Vec<Row>,
+}
+
+/// What does not change with every event: where the numbers come from and what is in force.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Facts {
+    pub cpu_limit: Option<f64>,
+    /// The file that `cpu_limit` was read from.
+    pub cpu_source: Option<String>,
+    pub memory_limit_bytes: Option<u64>,
+    pub memory_source: Option<String>,
+    /// `cgroup`, `sampling` or `off`.
+    pub memory_enforced_by: &'static str,
+    pub worker_cap_bytes: Option<u64>,
+    /// `seccomp`, `node`, `listen-fds` or `none`.
+    pub share_mechanism: &'static str,
+    /// `spread`, `queue` or `sticky`: what is in force; `None` where nothing is shared.
+    pub balance: Option<&'static str>,
+    /// Why nothing is shared, where nothing is.
+    pub share_reason: Option<String>,
+    /// The addresses that the workers share.
+    pub listeners: Vec<String>,
+    /// Settings that were made and are not in force, each with its reason.
+    pub not_in_force: Vec<String>,
+}
+
+/// Where the cluster as a whole is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Not enough workers have been ready yet.
+    Starting,
+    Running,
+    /// A stop was asked for; `DRAIN_DELAY` runs and the workers still serve.
+    Draining,
+    Stopping,
+}
+
+/// How the last rolling restart went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reload {
+    pub state: ReloadState,
+    /// Why it was aborted.
+    pub reason: Option<String>,
+    /// When it entered this state.
+    pub at: Option<Time>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReloadState {
+    None,
+    Running,
+    Done,
+    Aborted,
+}
+
+/// One worker, or one slot without a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    pub slot: Slot,
+    /// `None` for a slot without a worker.
+    pub life: Option<Life>,
+    /// The leader's pid; `None` for a slot without a worker.
+    pub pid: Option<Pid>,
+    pub state: RowState,
+    pub generation: u32,
+    pub started: Option<Time>,
+    /// Replacements in this slot after exit, crash, memory, hung and start-timeout.
+    pub restarts: u32,
+    /// When the next start is due, for a slot in backoff.
+    pub next_start: Option<Time>,
+    pub last_exit: Option<LastExit>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RowState {
+    Starting,
+    Ready,
+    /// Out of rotation: it missed its watchdog; it may become ready again.
+    Hung,
+    /// The stop signal has been sent, or the worker said `STOPPING=1`.
+    Stopping,
+    /// SIGKILL has been sent to the whole tree.
+    Killed,
+    /// No worker; one will be started at a known time, or as soon as slot 0 is ready.
+    Backoff,
+    /// No worker, and none will be started.
+    Stopped,
+}
+
+/// How the worker before the present one in this slot ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastExit {
+    pub status: ExitStatus,
+    pub reason: Reason,
+    pub at: Time,
+}
+
+/// Why a worker ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// By itself, with 0.
+    Exit,
+    /// By itself, in any other way.
+    Crash,
+    /// It missed its watchdog.
+    Hung,
+    /// It had to notify within `START_TIMEOUT` and did not.
+    StartTimeout,
+    /// A rolling restart, or `clusterinit restart SLOT`, replaced it.
+    Reload,
+    /// It was older than `MAX_LIFETIME`.
+    Lifetime,
+    /// There are fewer slots than before.
+    Scale,
+    /// The cluster stops.
+    Stop,
+}

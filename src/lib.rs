@@ -1,0 +1,5 @@
+//! clusterinit: PID 1 that turns one container into a cluster.
+
+pub mod cluster;
+pub mod config;
+pub mod sys;

@@ -1,0 +1,3 @@
+//! One kernel facility per file, no policy.
+
+pub mod procfs;
