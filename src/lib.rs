@@ -2,4 +2,8 @@
 
 pub mod cluster;
 pub mod config;
+pub mod exit;
+pub mod listen;
+pub mod notify;
 pub mod sys;
+pub mod telemetry;
