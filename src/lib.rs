@@ -1,5 +1,9 @@
 //! clusterinit: PID 1 that turns one container into a cluster.
 
+pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod control;
+pub mod http;
+pub mod runtime;
 pub mod sys;
