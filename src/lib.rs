@@ -3,8 +3,11 @@
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod control;
 pub mod exit;
+pub mod http;
 pub mod listen;
 pub mod notify;
+pub mod runtime;
 pub mod sys;
 pub mod telemetry;

@@ -1,6 +1,10 @@
 //! One kernel facility per file, no policy.
 
+pub mod descriptor;
 pub mod init;
+pub mod instance;
+pub mod measure;
+pub mod owners;
 pub mod poll;
 pub mod process;
 pub mod procfs;

@@ -40,17 +40,36 @@ pub struct Launch {
     user: Option<User>,
     /// Descriptors that the workers get as 3, 4, ...; none of them is below 3 + their number.
     listeners: Vec<OwnedFd>,
+    /// The caller handed descriptors to us as PID 1 (`LISTEN_PID`): they are meant for each worker.
+    pub hands_on_listeners: bool,
     /// The worker becomes the terminal's foreground process group.
     pub takes_terminal: bool,
     /// Workers die with us: where we are not PID 1, whose end the kernel answers with SIGKILL to all.
     pub dies_with_us: bool,
 }
 
+/// Why a forked child did not become the worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failed {
+    pub step: Step,
+    pub errno: libc::c_int,
+}
+
+/// What the child does before it runs the command, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Directory = 0,
+    User = 1,
+    Parent = 2,
+    Listeners = 3,
+    Exec = 4,
+}
+
 /// A forked worker.
 #[derive(Debug)]
 pub struct Started {
     pub pid: Pid,
-    /// End of file: the command runs. Four bytes: the errno of exec.
+    /// End of file: the command runs. Otherwise what [`parse_outcome`] reads.
     pub outcome: OwnedFd,
 }
 
@@ -70,6 +89,7 @@ impl Launch {
             descriptors: None,
             user: None,
             listeners: Vec::new(),
+            hands_on_listeners: false,
             takes_terminal: false,
             dies_with_us: false,
         })
@@ -92,7 +112,7 @@ impl Launch {
         Ok(self)
     }
 
-    /// Forks. `more` is this worker's part of the environment; the name `LISTEN_PID` in it gets the worker's own pid as its value.
+    /// Forks. `more` is this worker's part of the environment; `LISTEN_PID` is added where there are listeners.
     pub fn start(&self, more: &[(&str, String)]) -> io::Result<Started> {
         let mut environment: Vec<CString> = self.environment.clone();
         for (name, value) in more {
@@ -101,7 +121,7 @@ impl Launch {
         // Room for the digits: the pid is known in the child only, where nothing can be allocated.
         let mut listen_pid = *b"LISTEN_PID=0000000000\0";
         let mut envp: Vec<*const libc::c_char> = environment.iter().map(|entry| entry.as_ptr()).collect();
-        if !self.listeners.is_empty() {
+        if self.hands_on_listeners || !self.listeners.is_empty() {
             envp.push(listen_pid.as_ptr().cast());
         }
         envp.push(std::ptr::null());
@@ -115,9 +135,10 @@ impl Launch {
         // SAFETY: this process has one thread, and the child keeps to async-signal-safe calls until exec or _exit.
         let forked = unsafe { libc::fork() };
         if forked == 0 {
-            let errno = self.become_worker(&argv, &envp, &mut listen_pid, parent);
-            let bytes = errno.to_ne_bytes();
-            // SAFETY: four live bytes to our own pipe.
+            let Failed { step, errno } = self.become_worker(&argv, &envp, &mut listen_pid, parent);
+            let [a, b, c, d] = errno.to_ne_bytes();
+            let bytes = [step as u8, a, b, c, d];
+            // SAFETY: five live bytes to our own pipe.
             unsafe { libc::write(report.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) };
             // SAFETY: ends the child without running destructors or handlers that belong to the parent.
             unsafe { libc::_exit(NOT_EXECUTED) };
@@ -134,7 +155,7 @@ impl Launch {
         envp: &[*const libc::c_char],
         listen_pid: &mut [u8; 22],
         parent: u32,
-    ) -> libc::c_int {
+    ) -> Failed {
         restore_dispositions(self.inherited.ignored);
         // A group of its own: the worker's tree can be told apart by it. A failure means that it has one already.
         // SAFETY: numbers only.
@@ -146,25 +167,25 @@ impl Launch {
             // SAFETY: numbers only.
             unsafe { libc::tcsetpgrp(libc::STDIN_FILENO, group) };
         }
-        if let Err(errno) = self.enter_place(parent) {
-            return errno;
+        if let Err(failed) = self.enter_place(parent) {
+            return failed;
         }
         for (number, listener) in (LISTEN_FDS_START..).zip(&self.listeners) {
             // SAFETY: numbers only; dup2 also clears close-on-exec in the copy.
             if unsafe { libc::dup2(listener.as_raw_fd(), number) } < 0 {
-                return last_errno();
+                return Failed { step: Step::Listeners, errno: last_errno() };
             }
         }
         write_digits(listen_pid, std::process::id());
         set_mask(self.inherited.mask);
-        self.execute(argv, envp)
+        Failed { step: Step::Exec, errno: self.execute(argv, envp) }
     }
 
     /// Directory, limits, user, parent-death signal.
-    fn enter_place(&self, parent: u32) -> Result<(), libc::c_int> {
+    fn enter_place(&self, parent: u32) -> Result<(), Failed> {
         if let Some(directory) = &self.directory {
             // SAFETY: a live NUL-terminated string.
-            check(unsafe { libc::chdir(directory.as_ptr()) })?;
+            Step::Directory.check(unsafe { libc::chdir(directory.as_ptr()) })?;
         }
         if let Some(limit) = &self.descriptors {
             // SAFETY: a live rlimit. A failure leaves the raised limit, which harms nobody.
@@ -173,20 +194,20 @@ impl Launch {
         if let Some(User { uid, gid }) = self.user {
             // In this order: after setuid the others are no longer permitted.
             // SAFETY: one live gid.
-            check(unsafe { libc::setgroups(1, &raw const gid) })?;
+            Step::User.check(unsafe { libc::setgroups(1, &raw const gid) })?;
             // SAFETY: a number.
-            check(unsafe { libc::setgid(gid) })?;
+            Step::User.check(unsafe { libc::setgid(gid) })?;
             // SAFETY: a number.
-            check(unsafe { libc::setuid(uid) })?;
+            Step::User.check(unsafe { libc::setuid(uid) })?;
         }
         if self.dies_with_us {
             // After setuid, which would clear it.
             // SAFETY: numbers only.
-            check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) })?;
+            Step::Parent.check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) })?;
             // SAFETY: takes nothing and cannot fail.
             if u32::try_from(unsafe { libc::getppid() }) != Ok(parent) {
                 // The parent has gone already: the signal will never come.
-                return Err(libc::ESRCH);
+                return Err(Failed { step: Step::Parent, errno: libc::ESRCH });
             }
         }
         Ok(())
@@ -331,8 +352,27 @@ fn write_digits(buffer: &mut [u8; 22], number: u32) {
     }
 }
 
-fn check(result: libc::c_int) -> Result<(), libc::c_int> {
-    if result == 0 { Ok(()) } else { Err(last_errno()) }
+impl Step {
+    fn check(self, result: libc::c_int) -> Result<(), Failed> {
+        if result == 0 { Ok(()) } else { Err(Failed { step: self, errno: last_errno() }) }
+    }
+
+    fn of(number: u8) -> Self {
+        match number {
+            0 => Self::Directory,
+            1 => Self::User,
+            2 => Self::Parent,
+            3 => Self::Listeners,
+            _ => Self::Exec,
+        }
+    }
+}
+
+/// What the child wrote to its pipe before it gave up; `None` for the end of file that a successful exec leaves.
+pub fn parse_outcome(bytes: &[u8]) -> Option<Failed> {
+    let (step, errno) = bytes.split_first()?;
+    let errno = errno.try_into().map_or(libc::EIO, i32::from_ne_bytes);
+    Some(Failed { step: Step::of(*step), errno })
 }
 
 fn last_errno() -> libc::c_int {
