@@ -1,3 +1,5 @@
 //! One kernel facility per file, no policy.
 
+pub mod affinity;
+pub mod cgroup;
 pub mod procfs;
