@@ -2,5 +2,7 @@
 
 pub mod event;
 pub mod policy;
+pub mod sizing;
 pub mod status;
+pub mod units;
 pub mod words;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cluster::policy::{Backoff, Restart};
+pub use crate::cluster::sizing::{Rounding, Workers};
 use crate::cluster::words::Signal;
 
 /// Every `CLUSTERINIT_` variable, as it is in force. `None` means `auto` where the field's comment does not say otherwise.
@@ -61,22 +62,6 @@ pub struct Config {
     pub given: BTreeMap<String, String>,
     /// Unknown names under `STRICT=off`, one line each.
     pub warnings: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Workers {
-    Auto,
-    /// An explicit `CLUSTERINIT_WORKERS`.
-    Count(u32),
-    /// `WORKERS` is unset and `WEB_CONCURRENCY` is a number: workers then see `WEB_CONCURRENCY=1`.
-    WebConcurrency(u32),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rounding {
-    Ceil,
-    Floor,
-    Nearest,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
