@@ -43,15 +43,16 @@ pub fn read(root: &Path) -> Limits {
     let memberships = parse::memberships(&under("proc/self/cgroup"));
     let mounts = parse::mounts(&under("proc/self/mountinfo"));
     let levels = |controller| hierarchy::levels(controller, &memberships, &mounts);
+    let (cpu, memory) = (levels(Controller::Cpu), levels(Controller::Memory));
+    let own = memory.iter().filter_map(|level| memory_limit(root, level));
+    let inherited = memory.iter().filter_map(|level| inherited_memory_limit(root, level));
     Limits {
-        cpu: tightest(levels(Controller::Cpu).iter().filter_map(|level| cpu_limit(root, level)), |a, b| a.cpus < b.cpus),
-        memory: tightest(levels(Controller::Memory).iter().flat_map(|level| memory_limits(root, level)), |a, b| {
-            a.bytes < b.bytes
-        }),
+        cpu: tightest(cpu.iter().filter_map(|level| cpu_limit(root, level)), |a, b| a.cpus < b.cpus),
+        memory: tightest(own.chain(inherited), |a, b| a.bytes < b.bytes),
     }
 }
 
-/// The first of the tightest: levels come from the leaf upwards, and the nearest file is the one that a user would look at.
+/// The first of the tightest: levels come from the leaf upwards, and the file where the limit was set before those that inherit it.
 fn tightest<T>(limits: impl Iterator<Item = T>, is_tighter: impl Fn(&T, &T) -> bool) -> Option<T> {
     limits.reduce(|best, next| if is_tighter(&next, &best) { next } else { best })
 }
@@ -70,19 +71,22 @@ fn cpu_limit(root: &Path, level: &Level) -> Option<CpuLimit> {
     }
 }
 
-/// v1 knows the limit of ancestors that a cgroup namespace hides: `memory.stat` has the tightest one of the whole hierarchy.
-fn memory_limits(root: &Path, level: &Level) -> Vec<MemoryLimit> {
-    let limit = |file, parse: fn(&str) -> Option<u64>| {
-        let (source, text) = contents(root, level, file)?;
-        Some(MemoryLimit { bytes: parse(&text)?, source })
+fn memory_limit(root: &Path, level: &Level) -> Option<MemoryLimit> {
+    let (file, parse): (_, fn(&str) -> Option<u64>) = match level.version {
+        Version::V2 => ("memory.max", parse::memory_max),
+        Version::V1 => ("memory.limit_in_bytes", parse::memory_limit_in_bytes),
     };
-    let limits = match level.version {
-        Version::V2 => [limit("memory.max", parse::memory_max), None],
-        Version::V1 => {
-            [limit("memory.limit_in_bytes", parse::memory_limit_in_bytes), limit("memory.stat", parse::hierarchical_memory_limit)]
-        }
-    };
-    limits.into_iter().flatten().collect()
+    let (source, text) = contents(root, level, file)?;
+    Some(MemoryLimit { bytes: parse(&text)?, source })
+}
+
+/// v1 also tells the limit of ancestors that a cgroup namespace hides: `memory.stat` has the tightest one of the whole hierarchy.
+fn inherited_memory_limit(root: &Path, level: &Level) -> Option<MemoryLimit> {
+    if level.version == Version::V2 {
+        return None;
+    }
+    let (source, text) = contents(root, level, "memory.stat")?;
+    Some(MemoryLimit { bytes: parse::hierarchical_memory_limit(&text)?, source })
 }
 
 /// A file of one cgroup: its path as the user sees it, and its text.

@@ -154,6 +154,18 @@ fn v1_ancestors_count_as_in_v2() {
 }
 
 #[test]
+fn a_memory_limit_is_named_by_the_file_that_sets_it() {
+    let tree = Tree::new().line("4:memory:/pod/c1").v1("/", "memory");
+    let limits = tree
+        .file("/sys/fs/cgroup/memory/pod/c1/memory.limit_in_bytes", "9223372036854771712\n")
+        .file("/sys/fs/cgroup/memory/pod/c1/memory.stat", "hierarchical_memory_limit 104857600\n")
+        .file("/sys/fs/cgroup/memory/pod/memory.limit_in_bytes", "104857600\n")
+        .file("/sys/fs/cgroup/memory/pod/memory.stat", "hierarchical_memory_limit 104857600\n")
+        .read();
+    assert_eq!(limits.memory, Some(memory(100 << 20, "/sys/fs/cgroup/memory/pod/memory.limit_in_bytes")));
+}
+
+#[test]
 fn layout_6_v1_co_mounted() {
     let tree =
         Tree::new().line("5:cpuset:/x").line("4:cpu,cpuacct:/docker/abc").v1("/x", "cpuset").v1("/docker/abc", "cpu,cpuacct");
