@@ -1,0 +1,3 @@
+//! The command line: what was asked for, and the read-only commands.
+
+pub mod args;
