@@ -3,4 +3,5 @@
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod plan;
 pub mod sys;
