@@ -8,6 +8,7 @@ pub mod exit;
 pub mod http;
 pub mod listen;
 pub mod notify;
+pub mod plan;
 pub mod runtime;
 pub mod sys;
 pub mod telemetry;

@@ -6,6 +6,7 @@
 pub mod args;
 pub mod ask;
 pub mod healthcheck;
+pub mod plan;
 mod side_port;
 pub mod status;
 mod table;

@@ -14,9 +14,11 @@ mod rollout;
 mod roster;
 mod scale;
 mod shutdown;
+pub mod sizing;
 mod slots;
 pub mod status;
 mod supervisor;
+pub mod units;
 pub mod words;
 mod worker;
 

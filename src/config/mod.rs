@@ -30,6 +30,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cluster::policy::{Backoff, Restart};
+pub use crate::cluster::sizing::{Rounding, Workers};
 use crate::cluster::words::Signal;
 
 pub use duration::show as show_duration;
@@ -91,22 +92,6 @@ pub struct Config {
     pub given: BTreeMap<String, String>,
     /// Unknown names under `STRICT=off`, and a `WEB_CONCURRENCY` that could not be used: one line each.
     pub warnings: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Workers {
-    Auto,
-    /// An explicit `CLUSTERINIT_WORKERS`.
-    Count(u32),
-    /// `WORKERS` is unset and `WEB_CONCURRENCY` is a number: workers then see `WEB_CONCURRENCY=1`.
-    WebConcurrency(u32),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rounding {
-    Ceil,
-    Floor,
-    Nearest,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,8 +17,8 @@ use nix::unistd::{SysconfVar, sysconf};
 use tokio::sync::Mutex;
 use tokio::task::yield_now;
 
-use super::procfs::{self, Stat};
 use super::owners::owners;
+use super::procfs::{self, Stat};
 use crate::cluster::words::{Life, Pid, Time};
 use crate::runtime::clock::Clock;
 

@@ -1,5 +1,7 @@
 //! One kernel facility per file, no policy.
 
+pub mod affinity;
+pub mod cgroup;
 pub mod descriptor;
 pub mod init;
 pub mod instance;
