@@ -120,7 +120,11 @@ async fn figures_of(tree: &[&Stat], units: Units, turn: &mut usize) -> Figures {
     let ticks = tree.iter().map(|stat| stat.cpu_ticks).sum();
     Figures {
         processes: u32::try_from(alive.len()).ok(),
-        memory_bytes: shared_once(&pages).zip(units.page_bytes).map(|(pages, bytes)| pages.saturating_mul(bytes)),
+        // No page at all: it is exiting and has given its memory back, or the kernel does not say.
+        memory_bytes: shared_once(&pages)
+            .filter(|pages| *pages > 0)
+            .zip(units.page_bytes)
+            .map(|(pages, bytes)| pages.saturating_mul(bytes)),
         cpu_time: units.time(ticks),
     }
 }
