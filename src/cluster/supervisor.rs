@@ -133,6 +133,9 @@ impl Supervisor {
 
     /// When [`Event::DeadlineReached`] is due at the latest; `None`: only an event can change anything.
     pub fn next_deadline(&self) -> Option<Time> {
+        if self.course == Course::Over {
+            return None;
+        }
         let slots = if self.course.starts_workers() { self.slots.next_start() } else { None };
         [self.roster.next_deadline(), slots, self.first_timeout(), self.course.deadline()].into_iter().fold(None, earliest)
     }
