@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::effect::Note;
 use super::event::Notice;
 use super::policy::ReadyMode;
-use super::restart::RUNNING;
 use super::rollout::Cause;
 use super::slots::Occupancy;
 use super::status::Reason;
@@ -14,18 +13,17 @@ use super::words::{Life, Slot, Time};
 use super::worker::{Phase, Watchdog};
 
 impl Supervisor {
-    /// For a worker that was forked now: when it is ready by having run, or when it is too late to notify.
-    pub(super) fn start_deadlines(&self, now: Time) -> (Option<Time>, Option<Time>) {
-        let must_notify = match self.policy.ready {
+    /// Whether a worker that is started now is ready only by `READY=1`.
+    pub(super) fn must_notify(&self) -> bool {
+        match self.policy.ready {
             ReadyMode::Notify => true,
             ReadyMode::Running => false,
             ReadyMode::Auto => self.learned.notifies,
-        };
-        if must_notify { (None, Some(now + self.start_timeout())) } else { (Some(now + RUNNING), None) }
+        }
     }
 
     /// The longer of `START_TIMEOUT` and three times the slowest start seen.
-    fn start_timeout(&self) -> Duration {
+    pub(super) fn start_timeout(&self) -> Duration {
         self.policy.start_timeout.max(self.learned.slowest_start.saturating_mul(3))
     }
 
@@ -34,13 +32,7 @@ impl Supervisor {
         let (slot, pid, waited) = (worker.slot, worker.pid_for_log(), now.since(worker.forked));
         let Phase::Starting { ready_at, .. } = worker.phase else { return };
         if ready_at.is_some_and(|at| at <= now) {
-            if worker.executed {
-                self.became_ready(now, life);
-            } else {
-                // exec itself takes long (a slow disk): it has not begun to run.
-                self.roster
-                    .update(life, |worker| worker.phase = Phase::Starting { ready_at: Some(now + RUNNING), timeout_at: None });
-            }
+            self.became_ready(now, life);
             return;
         }
         self.note(Note::NotReadyInTime { slot, pid, waited });

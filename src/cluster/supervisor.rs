@@ -115,7 +115,7 @@ impl Supervisor {
         match event {
             Event::Forked { life, pid } => self.forked(now, life, pid),
             Event::ForkRefused { life, why } => self.fork_refused(now, life, why),
-            Event::Executed { life } => self.executed(life),
+            Event::Executed { life } => self.executed(now, life),
             Event::ExecFailed { life, failure, why } => self.exec_failed(now, life, failure, why),
             Event::LeaderEnded { life, status, rest } => self.leader_ended(now, life, status, rest),
             Event::TreeEnded { life } => self.tree_ended(now, life),
@@ -205,15 +205,17 @@ impl Supervisor {
 
     fn forked(&mut self, now: Time, life: Life, pid: Pid) {
         let Some(slot) = self.slot_of(life) else { return };
-        let (ready_at, timeout_at) = self.start_deadlines(now);
+        if self.roster.get(life).is_none_or(|worker| worker.pid.is_some()) {
+            return;
+        }
+        let timeout_at = self.must_notify().then(|| now + self.start_timeout());
         let old_at = self.policy.max_lifetime.map(|lifetime| now + lifetime.mul_f64(1.0 + 0.1 * self.jitter.next()));
         let generation = self.roster.update(life, |worker| {
             worker.pid = Some(pid);
             worker.forked = now;
-            worker.must_notify = timeout_at.is_some();
             worker.old_at = old_at;
             if worker.phase == Phase::Forking {
-                worker.phase = Phase::Starting { ready_at, timeout_at };
+                worker.phase = Phase::Starting { ready_at: None, timeout_at };
             }
             worker.generation
         });
@@ -224,8 +226,8 @@ impl Supervisor {
     }
 
     fn fork_refused(&mut self, now: Time, life: Life, why: String) {
-        let Some(worker) = self.roster.remove(life) else { return };
-        let slot = worker.slot;
+        let Some(slot) = self.roster.get(life).filter(|worker| worker.pid.is_none()).map(|worker| worker.slot) else { return };
+        self.roster.remove(life);
         if self.successor_failed(now, life, &format!("fork refused: {why}")) {
             self.note(Note::ForkRefused { slot, why, retry_in: None });
             return;
@@ -244,10 +246,14 @@ impl Supervisor {
         self.drop_unwanted(slot);
     }
 
-    fn executed(&mut self, life: Life) {
-        if self.roster.update(life, |worker| worker.executed = true).is_some() {
-            self.learned.executed = true;
-        }
+    fn executed(&mut self, now: Time, life: Life) {
+        let known = self.roster.update(life, |worker| {
+            // It has begun to run only now: exec itself may take long (a slow disk).
+            if let Phase::Starting { ready_at, timeout_at: None } = &mut worker.phase {
+                ready_at.get_or_insert(now + restart::RUNNING);
+            }
+        });
+        self.learned.executed |= known.is_some();
     }
 
     fn exec_failed(&mut self, now: Time, life: Life, failure: ExecFailure, why: String) {

@@ -29,10 +29,6 @@ pub(super) struct Worker {
     pub(super) ended: Option<Ended>,
     /// Why we end it; `None` while it is to live, and for a worker that ends by itself.
     pub(super) purpose: Option<Reason>,
-    /// Ready only by `READY=1`, and killed when that does not come in time.
-    pub(super) must_notify: bool,
-    /// The command's own program runs.
-    pub(super) executed: bool,
     pub(super) exec_failure: Option<String>,
     /// The first instant at which it was ready.
     pub(super) ready_since: Option<Time>,
@@ -45,7 +41,8 @@ pub(super) struct Worker {
 pub(super) enum Phase {
     /// The fork was asked for and is not answered yet.
     Forking,
-    /// Runs and is not ready; `ready_at`: by having run long enough; `timeout_at`: by not having notified.
+    /// Runs and is not ready. `timeout_at`: too late to notify, where that is asked of it; else `ready_at`: has run long enough,
+    /// once its program runs.
     Starting {
         ready_at: Option<Time>,
         timeout_at: Option<Time>,
@@ -92,8 +89,6 @@ impl Worker {
             phase: Phase::Forking,
             ended: None,
             purpose: None,
-            must_notify: false,
-            executed: false,
             exec_failure: None,
             ready_since: None,
             old_at: None,
