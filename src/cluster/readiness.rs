@@ -88,7 +88,7 @@ impl Supervisor {
         let (slot, pid, phase) = (worker.slot, worker.pid_for_log(), worker.phase);
         match notice {
             Notice::Ready => {
-                self.learned.notifies = true;
+                self.learn_start(now, life);
                 if matches!(phase, Phase::Starting { .. }) && self.policy.ready != ReadyMode::Running {
                     self.became_ready(now, life);
                 }
@@ -100,7 +100,10 @@ impl Supervisor {
                     self.note(Note::AnnouncedStop { slot, pid });
                 }
             }
-            Notice::Reloading => self.note(Note::Says { slot, text: "reloading".to_owned() }),
+            Notice::Reloading => {
+                self.roster.update(life, |worker| worker.has_notified = true);
+                self.note(Note::Says { slot, text: "reloading".to_owned() });
+            }
             Notice::Status(text) => self.note(Note::Says { slot, text }),
             Notice::Alive => self.alive(now, life),
             Notice::Trigger => {
@@ -113,6 +116,17 @@ impl Supervisor {
                 self.roster.update(life, |worker| worker.watchdog = watchdog);
             }
         }
+    }
+
+    /// The program notifies, and its first `READY=1` tells how long a start takes: also that of a worker which counted as ready
+    /// before. (A later one ends a reload of its own.)
+    fn learn_start(&mut self, now: Time, life: Life) {
+        self.learned.notifies = true;
+        let took = self.roster.update(life, |worker| {
+            let first = !std::mem::replace(&mut worker.has_notified, true);
+            first.then(|| now.since(worker.forked))
+        });
+        self.learned.slowest_start = self.learned.slowest_start.max(took.flatten().unwrap_or_default());
     }
 
     fn alive(&mut self, now: Time, life: Life) {

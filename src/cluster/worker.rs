@@ -30,6 +30,8 @@ pub(super) struct Worker {
     /// Why we end it; `None` while it is to live, and for a worker that ends by itself.
     pub(super) purpose: Option<Reason>,
     pub(super) exec_failure: Option<String>,
+    /// It has said `READY=1` or `RELOADING=1` before: how long its start took is known.
+    pub(super) has_notified: bool,
     /// The first instant at which it was ready.
     pub(super) ready_since: Option<Time>,
     /// When it will be older than `MAX_LIFETIME`.
@@ -90,6 +92,7 @@ impl Worker {
             ended: None,
             purpose: None,
             exec_failure: None,
+            has_notified: false,
             ready_since: None,
             old_at: None,
             watchdog: None,
