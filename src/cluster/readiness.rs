@@ -173,9 +173,11 @@ impl Supervisor {
         }
         let waiting: Vec<Slot> =
             self.slots.iter().filter(|(_, state)| state.occupancy == Occupancy::Waiting).map(|(slot, _)| slot).collect();
-        self.note(Note::OthersFollow { workers: self.wanted, ready });
+        if !waiting.is_empty() {
+            self.note(Note::OthersFollow { workers: self.wanted, ready });
+        }
         for slot in waiting {
-            self.spawn_into(now, slot);
+            self.start_at(now, slot);
         }
     }
 

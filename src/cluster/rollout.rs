@@ -127,7 +127,7 @@ impl Supervisor {
         }
         match state.occupancy {
             Occupancy::Worker(_) => self.rollout.push(slot, Cause::Restart),
-            Occupancy::Waiting | Occupancy::Backoff { .. } | Occupancy::Done { .. } => self.spawn_into(now, slot),
+            Occupancy::Waiting | Occupancy::Backoff { .. } | Occupancy::Done { .. } => self.start_at(now, slot),
         }
     }
 

@@ -41,7 +41,7 @@ impl Supervisor {
             if self.slots.get(slot).is_none() {
                 self.slots.open(slot);
                 if self.learned.others_follow {
-                    self.spawn_into(now, slot);
+                    self.start_at(now, slot);
                 }
             }
         }

@@ -182,14 +182,18 @@ impl Supervisor {
         }
     }
 
-    /// Goes on to the next phase where this one is over; called at the end of every step.
-    pub(super) fn advance_shutdown(&mut self, now: Time) {
+    /// Before anything that is due at the same instant: nothing is started only to be stopped.
+    pub(super) fn advance_drain(&mut self, now: Time) {
         if let Course::Draining { until } = self.course
             && until <= now
         {
             self.note(Note::DrainEnded);
             self.begin_stopping(now + self.policy.grace);
         }
+    }
+
+    /// Goes on to the next phase where this one is over; called at the end of every step.
+    pub(super) fn advance_shutdown(&mut self, now: Time) {
         if let Course::Stopping { kill_at } = self.course {
             let out_of_patience = kill_at + KILL_PATIENCE <= now;
             if out_of_patience && !self.roster.is_empty() {

@@ -22,11 +22,11 @@ use super::shutdown::{Course, Outcome};
 use super::slots::{Occupancy, Slots};
 use super::status::{Facts, LastExit, Reason};
 use super::words::{ExitStatus, Life, Pid, Slot, Time};
-use super::worker::{Ended, Phase, Worker, earliest};
+use super::worker::{Ended, KILL_TRIES, Phase, Worker, earliest};
 
-/// SIGKILL is repeated this often (a tree that forks may outrun one pass), then we go on without the tree.
+/// From the first SIGKILL to the second; every further wait is twice as long.
 const KILL_RETRY: Duration = Duration::from_millis(20);
-const KILL_TRIES: u32 = 6;
+/// From SIGKILL to all to going on without what is left.
 pub(super) const KILL_PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug)]
@@ -97,12 +97,13 @@ impl Supervisor {
             self.slots.open(Slot(id));
         }
         self.learned.first_start = Some(now);
-        self.learned.others_follow = !self.policy.slot_zero_first || self.wanted == 1;
+        self.learned.others_follow = !self.policy.slot_zero_first;
         for slot in self.slots.ids() {
             if self.learned.others_follow || slot == Slot(0) {
-                self.spawn_into(now, slot);
+                self.start_at(now, slot);
             }
         }
+        self.start_slots(now);
         std::mem::take(&mut self.effects)
     }
 
@@ -124,6 +125,7 @@ impl Supervisor {
             Event::NamespaceSeen { left } => self.namespace_seen(now, left),
             Event::DeadlineReached => {}
         }
+        self.advance_drain(now);
         self.deadlines_reached(now);
         self.advance_rollout(now);
         self.advance_shutdown(now);
@@ -167,11 +169,7 @@ impl Supervisor {
         while let Some(life) = self.roster.due(now) {
             self.worker_due(now, life);
         }
-        if self.course.starts_workers() {
-            while let Some(slot) = self.slots.due(now) {
-                self.spawn_into(now, slot);
-            }
-        }
+        self.start_slots(now);
     }
 
     fn worker_due(&mut self, now: Time, life: Life) {
@@ -187,10 +185,19 @@ impl Supervisor {
 
     // === starting ===
 
-    /// Starts a worker in a slot that has none.
-    pub(super) fn spawn_into(&mut self, now: Time, slot: Slot) {
-        let life = self.spawn(now, slot);
-        self.slots.occupy(slot, Occupancy::Worker(life));
+    /// A slot that has no worker gets one at this instant; the one place that starts workers for slots is [`Supervisor::start_slots`].
+    pub(super) fn start_at(&mut self, at: Time, slot: Slot) {
+        self.slots.occupy(slot, Occupancy::Backoff { until: at });
+    }
+
+    /// Starts what is due, late in the step: a stop that comes in between wins.
+    fn start_slots(&mut self, now: Time) {
+        while self.course.starts_workers()
+            && let Some(slot) = self.slots.due(now)
+        {
+            let life = self.roster.unfinished_in(slot).unwrap_or_else(|| self.spawn(now, slot));
+            self.slots.occupy(slot, Occupancy::Worker(life));
+        }
     }
 
     /// Starts a worker for a slot without giving it the slot yet.
@@ -241,7 +248,7 @@ impl Supervisor {
             state.refusals
         });
         let wait = restart::delay(self.policy.backoff, refusals, jitter);
-        self.slots.occupy(slot, Occupancy::Backoff { until: now + wait });
+        self.start_at(now + wait, slot);
         self.note(Note::ForkRefused { slot, why, retry_in: Some(wait) });
         self.drop_unwanted(slot);
     }
@@ -438,10 +445,12 @@ impl Supervisor {
         match verdict {
             Verdict::ReplaceNow => {
                 self.reset_failures(slot);
-                self.spawn_into(now, slot);
+                self.start_at(now, slot);
             }
-            Verdict::Recycle { not_before } if not_before <= now => self.spawn_into(now, slot),
-            Verdict::Recycle { not_before } => self.slots.occupy(slot, Occupancy::Backoff { until: not_before }),
+            Verdict::Recycle { not_before } => {
+                self.reset_failures(slot);
+                self.start_at(not_before.max(now), slot);
+            }
             Verdict::Retry => self.retry(now, slot, end.map(|(ended, _)| ended)),
             Verdict::Done => {
                 self.slots.occupy(slot, Occupancy::Done { status });
@@ -459,7 +468,7 @@ impl Supervisor {
         let delay = restart::delay(self.policy.backoff, failures, jitter);
         // Counted from the leader's end, not from the end of what it left behind.
         let until = (ended.map_or(now, |ended| ended.at) + delay).max(now);
-        self.slots.occupy(slot, Occupancy::Backoff { until });
+        self.start_at(until, slot);
         self.note(Note::Waits { slot, failures, delay });
         if self.is_hopeless() {
             let code = ended.map_or(137, |ended| ended.status.as_code());

@@ -16,6 +16,9 @@ use super::restart::Verdict;
 use super::status::{Reason, RowState};
 use super::words::{ExitStatus, Life, Pid, Slot, Time};
 
+/// SIGKILL is repeated this often (a tree that forks may outrun one pass), then we go on without the tree.
+pub(super) const KILL_TRIES: u32 = 6;
+
 #[derive(Clone, Debug)]
 pub(super) struct Worker {
     pub(super) life: Life,
@@ -118,6 +121,11 @@ impl Worker {
     /// Lives and is not on its way out.
     pub(super) fn is_serving_or_starting(&self) -> bool {
         self.ended.is_none() && matches!(self.phase, Phase::Forking | Phase::Starting { .. } | Phase::Ready | Phase::Hung)
+    }
+
+    /// SIGKILL was sent again and again, and something of it is still there: nobody waits for it any more.
+    pub(super) fn is_given_up(&self) -> bool {
+        matches!(self.phase, Phase::Killed { tries, .. } if tries > KILL_TRIES)
     }
 
     pub(super) fn row_state(&self) -> RowState {
