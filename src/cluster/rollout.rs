@@ -230,7 +230,7 @@ impl Supervisor {
     pub(super) fn end_rollout(&mut self, now: Time) {
         self.rollout.queue.clear();
         self.rollout.again = false;
-        self.abort_reload(now, "a stop was asked for");
+        self.abort_reload(now, "the cluster stops");
     }
 
     pub(super) fn drop_replacement(&mut self) {
