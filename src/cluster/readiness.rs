@@ -37,6 +37,7 @@ impl Supervisor {
         }
         self.note(Note::NotReadyInTime { slot, pid, waited });
         self.roster.update(life, |worker| worker.purpose = Some(Reason::StartTimeout));
+        self.successor_failed(now, life, &format!("the new worker of slot {slot} was not ready after {waited:?}"));
         self.kill(now, life);
     }
 
@@ -66,7 +67,7 @@ impl Supervisor {
         let slot = worker.slot;
         if worker.old_at.is_some_and(|at| at <= now) {
             self.roster.update(life, |worker| worker.old_at = None);
-            self.rollout.push(slot, Cause::Lifetime);
+            self.rollout.push(slot, Cause::Lifetime, life);
         } else {
             self.hung(life);
         }
@@ -80,7 +81,7 @@ impl Supervisor {
             return;
         };
         self.note(Note::Hung { slot, pid });
-        self.rollout.push(slot, Cause::Hung);
+        self.rollout.push(slot, Cause::Hung, life);
     }
 
     pub(super) fn notified(&mut self, now: Time, life: Life, notice: Notice) {

@@ -269,7 +269,7 @@ impl Supervisor {
         }
     }
 
-    /// A member of a worker's tree is killed whose leader has gone.
+    /// A member of a worker's tree is killed whose leader has gone (of a leader, its status tells whether it came to that).
     pub(super) fn count_kill(&mut self) {
         if !self.course.starts_workers() {
             self.outcome.killed = true;

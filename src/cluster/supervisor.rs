@@ -21,7 +21,7 @@ use super::roster::Roster;
 use super::shutdown::{Course, Outcome};
 use super::slots::{Occupancy, Slots};
 use super::status::{Facts, LastExit, Reason};
-use super::words::{ExitStatus, Life, Pid, Slot, Time};
+use super::words::{ExitStatus, Life, Pid, Signal, Slot, Time};
 use super::worker::{Ended, KILL_TRIES, Phase, Worker, earliest};
 
 /// From the first SIGKILL to the second; every further wait is twice as long.
@@ -200,6 +200,11 @@ impl Supervisor {
         }
     }
 
+    /// The worker that was started last.
+    pub(super) fn youngest(&self) -> Life {
+        Life(self.next_life.saturating_sub(1))
+    }
+
     /// Starts a worker for a slot without giving it the slot yet.
     pub(super) fn spawn(&mut self, now: Time, slot: Slot) -> Life {
         let life = Life(self.next_life);
@@ -236,6 +241,7 @@ impl Supervisor {
         let Some(slot) = self.roster.get(life).filter(|worker| worker.pid.is_none()).map(|worker| worker.slot) else { return };
         self.roster.remove(life);
         if self.successor_failed(now, life, &format!("fork refused: {why}")) {
+            self.left(life);
             self.note(Note::ForkRefused { slot, why, retry_in: None });
             return;
         }
@@ -248,9 +254,8 @@ impl Supervisor {
             state.refusals
         });
         let wait = restart::delay(self.policy.backoff, refusals, jitter);
-        self.start_at(now + wait, slot);
         self.note(Note::ForkRefused { slot, why, retry_in: Some(wait) });
-        self.drop_unwanted(slot);
+        self.start_at(now + wait, slot);
     }
 
     fn executed(&mut self, now: Time, life: Life) {
@@ -287,34 +292,40 @@ impl Supervisor {
         let Some(worker) = self.roster.get(life).filter(|worker| worker.ended.is_none()).cloned() else { return };
         let by_itself = if status == ExitStatus::Code(0) { Reason::Exit } else { Reason::Crash };
         let reason = worker.purpose.unwrap_or(by_itself);
-        let ending = Ending {
-            status,
-            forked: worker.forked,
-            at: now,
-            ready_since: worker.ready_since,
-            program_notifies: self.learned.notifies,
-            failed_by_us: matches!(reason, Reason::StartTimeout | Reason::Hung),
-        };
-        let verdict = restart::verdict(&self.policy, ending);
+        let verdict = restart::verdict(&self.policy, self.ending(now, &worker, status));
         if worker.exec_failure.is_none() {
             self.note(Note::Ended { slot: worker.slot, pid: worker.pid_for_log(), status, reason, rest });
         }
         self.count_status(&worker, status);
         self.roster.update(life, |worker| worker.ended = Some(Ended { status, at: now, verdict }));
-        if self.slots.worker(worker.slot) == Some(life)
+        // Of the slot's worker or its predecessor; a successor that fails never was the slot's.
+        if self.slots.worker(worker.slot).is_none_or(|worker| life <= worker)
             && let Some(state) = self.slots.get_mut(worker.slot)
         {
             state.last_exit = Some(LastExit { status, reason, at: now });
         }
         let text = worker.exec_failure.clone().unwrap_or_else(|| status.to_string());
         self.successor_failed(now, life, &format!("the new worker of slot {} ended before it was ready: {text}", worker.slot));
+        let is_killed = matches!(worker.phase, Phase::Killed { .. });
+        let is_replaced = worker.purpose.is_none() && verdict != Verdict::Done && self.course.starts_workers();
         if rest == 0 {
             self.tree_ended(now, life);
-        } else if worker.purpose.is_none() && verdict != Verdict::Done && self.course.starts_workers() {
+        } else if is_replaced && !is_killed {
             // What a crashed leader leaves behind may hold its port: it must be gone before the successor starts.
             self.kill(now, life);
         } else {
             self.stop_rest(now, life);
+        }
+    }
+
+    fn ending(&self, now: Time, worker: &Worker, status: ExitStatus) -> Ending {
+        Ending {
+            status,
+            forked: worker.forked,
+            at: now,
+            ready_since: worker.ready_since,
+            program_notifies: self.learned.notifies,
+            failed_by_us: matches!(worker.purpose, Some(Reason::StartTimeout | Reason::Hung)),
         }
     }
 
@@ -333,7 +344,7 @@ impl Supervisor {
         });
         match signal {
             Some(true) => self.effects.push(Effect::StopRest { life }),
-            Some(false) => self.effects.push(Effect::KillTree { life }),
+            Some(false) => self.send_kill(life),
             None => {}
         }
     }
@@ -369,48 +380,56 @@ impl Supervisor {
     /// SIGKILL to the whole tree.
     pub(super) fn kill(&mut self, now: Time, life: Life) {
         let by_default = if self.course.starts_workers() { Reason::Crash } else { Reason::Stop };
-        let Some((slot, pid, reason, leader_gone)) = self.roster.update(life, |worker| {
+        let Some((slot, pid, reason)) = self.roster.update(life, |worker| {
             worker.phase = Phase::Killed { retry_at: now + KILL_RETRY, tries: 1 };
-            let leader_gone = worker.ended.is_some();
-            if !leader_gone && by_default == Reason::Stop {
+            if worker.ended.is_none() && by_default == Reason::Stop {
                 worker.purpose.get_or_insert(Reason::Stop);
             }
-            (worker.slot, worker.pid_for_log(), worker.purpose.unwrap_or(by_default), leader_gone)
+            (worker.slot, worker.pid_for_log(), worker.purpose.unwrap_or(by_default))
         }) else {
             return;
         };
-        if leader_gone {
-            self.count_kill();
-        }
-        self.effects.push(Effect::KillTree { life });
+        self.send_kill(life);
         self.note(Note::Killing { slot, pid, reason });
     }
 
-    fn kill_again(&mut self, now: Time, life: Life, tries: u32) {
+    fn send_kill(&mut self, life: Life) {
+        if self.roster.get(life).is_some_and(|worker| worker.ended.is_some()) {
+            self.count_kill();
+        }
         self.effects.push(Effect::KillTree { life });
+    }
+
+    fn kill_again(&mut self, now: Time, life: Life, tries: u32) {
+        self.send_kill(life);
         // After 20, 40, 80, ... ms: about one second in all; then now and then.
         let wait = if tries < KILL_TRIES { KILL_RETRY * (1 << tries) } else { KILL_PATIENCE * 30 };
         self.roster.update(life, |worker| worker.phase = Phase::Killed { retry_at: now + wait, tries: tries.saturating_add(1) });
         if tries != KILL_TRIES {
             return;
         }
-        // Uninterruptible: it ends when the kernel lets it; the slot does not wait for it.
-        let Some((slot, pid, ended)) = self.roster.get(life).map(|worker| (worker.slot, worker.pid_for_log(), worker.ended))
-        else {
-            return;
-        };
-        self.note(Note::StillThere { slot, pid });
-        if self.slots.worker(slot) == Some(life) {
-            self.vacate(now, slot, ended.map_or(Verdict::Retry, |ended| ended.verdict), None);
-        }
+        // Uninterruptible: it ends when the kernel lets it; nobody waits for it.
+        let Some(worker) = self.roster.get(life).cloned() else { return };
+        self.note(Note::StillThere { slot: worker.slot, pid: worker.pid_for_log() });
+        let ended = worker.ended.unwrap_or_else(|| {
+            let status = ExitStatus::Signal { signal: Signal::KILL, core: false };
+            let verdict = restart::verdict(&self.policy, self.ending(now, &worker, status));
+            Ended { status, at: now, verdict }
+        });
+        self.successor_failed(now, life, &format!("the new worker of slot {} does not end", worker.slot));
+        self.lose(now, &worker, ended);
     }
 
     pub(super) fn tree_ended(&mut self, now: Time, life: Life) {
-        let Some(worker) = self.roster.get(life) else { return };
-        let Some(ended) = worker.ended else { return };
+        let Some(ended) = self.roster.get(life).and_then(|worker| worker.ended) else { return };
         let Some(worker) = self.roster.remove(life) else { return };
-        if self.predecessor_gone(life) || self.slots.worker(worker.slot) != Some(life) {
-            self.drop_unwanted(worker.slot);
+        self.lose(now, &worker, ended);
+    }
+
+    /// This worker is nobody's any more.
+    fn lose(&mut self, now: Time, worker: &Worker, ended: Ended) {
+        self.left(worker.life);
+        if self.slots.worker(worker.slot) != Some(worker.life) {
             return;
         }
         let verdict = match worker.purpose {
@@ -418,31 +437,31 @@ impl Supervisor {
             Some(Reason::Reload | Reason::Lifetime | Reason::Scale | Reason::Stop) => Verdict::ReplaceNow,
             Some(Reason::Hung | Reason::StartTimeout | Reason::Exit | Reason::Crash) | None => ended.verdict,
         };
-        self.vacate(now, worker.slot, verdict, Some((ended, worker.purpose)));
+        self.vacate(now, worker, Ended { verdict, ..ended });
     }
 
     /// The slot has lost its worker: what next.
-    fn vacate(&mut self, now: Time, slot: Slot, verdict: Verdict, end: Option<(Ended, Option<Reason>)>) {
-        let status = end.map(|(ended, _)| ended.status);
+    fn vacate(&mut self, now: Time, worker: &Worker, ended: Ended) {
+        let (slot, status) = (worker.slot, Some(ended.status));
         if !self.course.starts_workers() {
             self.slots.occupy(slot, Occupancy::Done { status });
             return;
         }
         if slot.0 >= self.wanted {
-            self.slots.remove(slot);
+            self.close_empty(now, slot);
             return;
         }
-        let by_itself = end.is_none_or(|(_, purpose)| matches!(purpose, None | Some(Reason::Hung | Reason::StartTimeout)));
-        if by_itself && self.ends_with_first(now, slot, status) {
+        let by_itself = matches!(worker.purpose, None | Some(Reason::Hung | Reason::StartTimeout));
+        if by_itself && self.ends_with_first(now, slot, ended.status) {
             return;
         }
         if by_itself
-            && verdict != Verdict::Done
+            && ended.verdict != Verdict::Done
             && let Some(state) = self.slots.get_mut(slot)
         {
             state.restarts = state.restarts.saturating_add(1);
         }
-        match verdict {
+        match ended.verdict {
             Verdict::ReplaceNow => {
                 self.reset_failures(slot);
                 self.start_at(now, slot);
@@ -451,7 +470,7 @@ impl Supervisor {
                 self.reset_failures(slot);
                 self.start_at(not_before.max(now), slot);
             }
-            Verdict::Retry => self.retry(now, slot, end.map(|(ended, _)| ended)),
+            Verdict::Retry => self.retry(now, slot, ended),
             Verdict::Done => {
                 self.slots.occupy(slot, Occupancy::Done { status });
                 self.note(Note::SlotDone { slot });
@@ -460,19 +479,18 @@ impl Supervisor {
         }
     }
 
-    fn retry(&mut self, now: Time, slot: Slot, ended: Option<Ended>) {
+    fn retry(&mut self, now: Time, slot: Slot, ended: Ended) {
         let jitter = self.jitter.next();
         let Some(state) = self.slots.get_mut(slot) else { return };
         state.failures = state.failures.saturating_add(1);
         let failures = state.failures;
         let delay = restart::delay(self.policy.backoff, failures, jitter);
         // Counted from the leader's end, not from the end of what it left behind.
-        let until = (ended.map_or(now, |ended| ended.at) + delay).max(now);
+        let until = (ended.at + delay).max(now);
         self.start_at(until, slot);
         self.note(Note::Waits { slot, failures, delay });
         if self.is_hopeless() {
-            let code = ended.map_or(137, |ended| ended.status.as_code());
-            self.finish(now, code, Finish::GaveUp { failures });
+            self.finish(now, ended.status.as_code(), Finish::GaveUp { failures });
         }
     }
 
@@ -491,21 +509,19 @@ impl Supervisor {
             })
     }
 
-    fn ends_with_first(&mut self, now: Time, slot: Slot, status: Option<ExitStatus>) -> bool {
+    fn ends_with_first(&mut self, now: Time, slot: Slot, status: ExitStatus) -> bool {
         let first = slot == Slot(0) && !self.learned.others_follow && self.policy.end_with_first;
         if first {
-            self.slots.occupy(slot, Occupancy::Done { status });
-            self.finish(now, status.map_or(137, ExitStatus::as_code), Finish::FirstEnded);
+            self.slots.occupy(slot, Occupancy::Done { status: Some(status) });
+            self.finish(now, status.as_code(), Finish::FirstEnded);
         }
         first
     }
 
-    /// A slot above the wanted count goes as soon as nothing is in it.
-    pub(super) fn drop_unwanted(&mut self, slot: Slot) {
-        let has_worker = self.slots.worker(slot).is_some();
-        if slot.0 >= self.wanted && !has_worker {
-            self.slots.remove(slot);
-        }
+    /// A slot above the wanted count goes as soon as nothing is in it; the others may all be done.
+    pub(super) fn close_empty(&mut self, now: Time, slot: Slot) {
+        self.slots.remove(slot);
+        self.finish_if_all_done(now);
     }
 
     pub(super) fn note(&mut self, note: Note) {
