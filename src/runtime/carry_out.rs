@@ -11,8 +11,8 @@ use crate::cluster::effect::{Effect, Note};
 use crate::cluster::event::{Event, Left};
 use crate::cluster::words::{Life, Pid, Signal, Slot};
 use crate::notify::NotifySocket;
-use crate::sys::process;
-use crate::sys::tree::{self, Member};
+use crate::sys::tree::{self, Member, Strays};
+use crate::sys::{process, reap};
 
 use super::lives::Body;
 use super::{Runtime, lines};
@@ -79,9 +79,10 @@ impl Runtime {
         let watched = self.poller.watch(&started.outcome, token(life, true)).is_ok();
         let entry = format!("NOTIFY_SOCKET={}", notify.address()).into_bytes();
         let outcome = Some(started.outcome);
-        let body = Body { slot, pid: started.pid, notify, entry, outcome, executed: !watched, leader_gone: false };
+        let pid = started.pid;
+        let body = Body { slot, pid, notify, entry, outcome, executed: !watched, leader_gone: false, strangers_notify: false };
         self.lives.insert(life, body);
-        Ok(started.pid)
+        Ok(pid)
     }
 
     fn stop_leader(&self, life: Life) {
@@ -129,9 +130,19 @@ impl Runtime {
     }
 
     /// The living members of a life's tree, without its leader.
-    pub(super) fn members(&self, life: Life) -> Vec<Member> {
+    fn members(&self, life: Life) -> Vec<Member> {
         let Some(body) = self.lives.get(life) else { return Vec::new() };
-        tree::members(body.mark(), |pid| self.lives.is_leader(pid))
+        self.strays_now().members(body.mark())
+    }
+
+    pub(super) fn strays_now(&self) -> Strays {
+        let mut strays = self.strays();
+        strays.look(usize::MAX);
+        strays
+    }
+
+    pub(super) fn strays(&self) -> Strays {
+        Strays::list(|pid| self.lives.is_leader(pid))
     }
 
     // === what is no worker's ===
@@ -149,11 +160,18 @@ impl Runtime {
         let others = self.others();
         let entered = others.iter().filter(|(_, entered)| *entered).count();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        Left { own: count(others.len() - entered), entered: count(entered) }
+        // What `/proc` does not show (none is mounted, hidepid, no descriptor to read it with) must not be left behind unasked.
+        let unseen = others.is_empty() && reap::has_living_child();
+        Left { own: count(others.len() - entered) + u32::from(unseen), entered: count(entered) }
     }
 
     fn ask_namespace(&self) {
-        for (member, entered) in self.others() {
+        let others = self.others();
+        if others.is_empty() {
+            process::signal_namespace(Signal::TERM);
+            process::signal_namespace(Signal::CONT);
+        }
+        for (member, entered) in others {
             // A shell that somebody entered with ends on HUP, not on TERM.
             let second = if entered { Signal::HUP } else { Signal::CONT };
             member.signal(Signal::TERM);

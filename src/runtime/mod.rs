@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{LocalSet, yield_now};
+use tokio::task::{LocalSet, consume_budget, yield_now};
 
 use crate::cluster::Supervisor;
 use crate::cluster::event::Event;
@@ -55,8 +55,8 @@ use lives::Lives;
 /// Requests on the control socket that wait for the loop.
 const WAITING_REQUESTS: usize = 16;
 
-/// What a turn reads of workers' descriptors before the side port and the reaper get theirs.
-const READS_PER_TURN: usize = 1024;
+/// What a turn reads of what workers say before everybody else gets theirs.
+const READS_PER_TURN: usize = 256;
 
 /// Everything that was made ready before the first worker: from here on nothing can be a mistake of the user's.
 pub struct Setup {
@@ -179,11 +179,7 @@ impl Runtime {
                 return code;
             }
             self.publish();
-            if more {
-                yield_now().await;
-                continue;
-            }
-            match self.wait().await {
+            match self.wait(more).await {
                 Wake::Signal(received) => self.received(received),
                 Wake::Asked(Some(asked)) => self.asked(asked),
                 Wake::Deadline => self.apply(Event::DeadlineReached),
@@ -192,13 +188,14 @@ impl Runtime {
         }
     }
 
-    async fn wait(&mut self) -> Wake {
+    /// Nothing has precedence: whoever floods one source keeps no other waiting.
+    async fn wait(&mut self, more: bool) -> Wake {
         let deadline = self.supervisor.next_deadline();
         let (signals, poller, asked, clock) = (&mut self.signals, &self.poller, &mut self.asked, self.clock);
         tokio::select! {
-            biased;
             received = signals.next() => Wake::Signal(received),
             () = poller.readable() => Wake::Readable,
+            () = yield_now(), if more => Wake::Readable,
             request = asked.recv(), if !asked.is_closed() => Wake::Asked(request),
             () = until(clock, deadline) => Wake::Deadline,
         }
@@ -224,7 +221,11 @@ impl Runtime {
 /// Sleeps to a deadline; without one, for ever: an idle clusterinit does not wake up.
 async fn until(clock: Clock, deadline: Option<Time>) {
     match deadline {
-        Some(at) => tokio::time::sleep(at.since(clock.now()).max(Duration::ZERO)).await,
+        Some(at) => match at.since(clock.now()) {
+            // A sleep would wait for the timer's next millisecond, and lose to any other source that is always ready.
+            Duration::ZERO => consume_budget().await,
+            wait => tokio::time::sleep(wait).await,
+        },
         None => std::future::pending().await,
     }
 }

@@ -10,6 +10,7 @@ use crate::sys::signals::{CHLD, Received};
 use crate::sys::{listening, process, procfs};
 
 use super::Runtime;
+use super::lives::Body;
 
 /// Signals whose default action neither ends nor stops anybody: sent to workers as they come (`man 7 signal`).
 const HARMLESS: [i32; 3] = [libc::SIGCONT, libc::SIGWINCH, libc::SIGURG];
@@ -92,9 +93,14 @@ impl Runtime {
         let _ = reply.send(answer);
     }
 
-    /// Load balancers have to be given time only where somebody connects.
+    /// Load balancers have to be given time only where somebody connects. The listener may be a child's (`sh -c`, a forking server).
     fn something_listens(&self) -> bool {
-        self.launch.has_listeners() || listening::any_listens(self.lives.iter().map(|body| body.pid))
+        if self.launch.has_listeners() {
+            return true;
+        }
+        let strays = self.strays_now();
+        let tree = |body: &Body| strays.members(body.mark()).into_iter().map(|member| member.pid).chain([body.pid]);
+        listening::any_listens(self.lives.running().flat_map(tree))
     }
 }
 

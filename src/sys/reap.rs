@@ -8,16 +8,31 @@ use crate::cluster::words::{ExitStatus, Pid, Signal};
 /// A child that has ended and is not reaped yet, if there is one. It stays a zombie, so that its pid and its process group stay
 /// its own until [`reap`]. SIGCHLD coalesces: ask until there is none.
 pub fn ended_child() -> Option<Pid> {
+    ended(libc::P_ALL, 0).flatten()
+}
+
+/// Whether this child has ended and is not reaped yet.
+pub fn has_ended(child: Pid) -> bool {
+    libc::id_t::try_from(child.0).is_ok_and(|id| ended(libc::P_PID, id).flatten().is_some())
+}
+
+/// Whether a child of ours lives. The kernel's own word: true also of those that `/proc` does not show.
+pub fn has_living_child() -> bool {
+    ended(libc::P_ALL, 0) == Some(None)
+}
+
+/// `None`: there is no such child. `Some(None)`: none of them has ended.
+fn ended(kind: libc::idtype_t, id: libc::id_t) -> Option<Option<Pid>> {
     loop {
         // SAFETY: all-zero is a valid siginfo.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
         let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
         // SAFETY: the pointer is to a live siginfo.
-        let result = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, flags) };
+        let result = unsafe { libc::waitid(kind, id, &raw mut info, flags) };
         if result == 0 {
             // SAFETY: waitid fills in the fields of SIGCHLD, or leaves them zero where no child has ended.
             let pid = unsafe { info.si_pid() };
-            return (pid != 0).then_some(Pid(pid));
+            return Some((pid != 0).then_some(Pid(pid)));
         }
         if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
             return None; // ECHILD

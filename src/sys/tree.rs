@@ -2,8 +2,8 @@
 //!
 //! A process belongs to a worker's tree if it descends from the leader, or shares a group or a session with one that does, or
 //! carries this life's `NOTIFY_SOCKET` in its environment. What has lost its parent is a child of ours (we are PID 1 or a
-//! subreaper), so it is enough to look at the leader's descendants and at our own children that are no leaders ("strays"):
-//! the cost is that of the tree, not of the machine.
+//! subreaper), so it is enough to look at the leader's descendants and at our own children that are no leaders ([`Strays`]):
+//! the cost is that of the trees, not of the machine, and one look serves all workers that are asked about at that moment.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,10 +12,15 @@ use crate::cluster::words::{Pid, Signal};
 use super::process;
 use super::procfs::{self, Stat};
 
+/// What every process of a worker has in its environment, unless it was cleaned.
+const NOTIFY_SOCKET: &[u8] = b"NOTIFY_SOCKET=";
+
 /// What tells one worker's processes from all others.
 #[derive(Clone, Copy, Debug)]
 pub struct Mark<'a> {
     pub leader: Pid,
+    /// The leader was reaped. Its number is its group's as long as that has members, but a process of this number is a stranger.
+    pub leader_gone: bool,
     /// `NOTIFY_SOCKET=@...`, unique to this life.
     pub entry: &'a [u8],
 }
@@ -28,57 +33,89 @@ pub struct Member {
     start: u64,
 }
 
-/// The living members of a worker's tree besides its leader. `leaders` are all leaders, which are never strays.
-pub fn members(mark: Mark<'_>, is_leader: impl Fn(Pid) -> bool) -> Vec<Member> {
-    let me = own_pid();
-    let children = Children::look();
-    let mut found: BTreeMap<Pid, Stat> = BTreeMap::new();
-    children.descend(mark.leader, &mut found);
-    let mut strays: Vec<Stat> =
-        children.of(me).into_iter().filter(|pid| !is_leader(*pid) && !found.contains_key(pid)).filter_map(procfs::stat).collect();
-    let (our_group, our_session) = procfs::stat(me).map_or((me, me), |stat| (stat.group, stat.session));
-    let mut groups = BTreeSet::from([mark.leader]);
-    let mut sessions = BTreeSet::from([mark.leader]);
-    for stat in found.values() {
-        groups.insert(stat.group);
-        sessions.insert(stat.session);
+/// Our children that are no leaders, as they were at one moment. There may be tens of thousands, so they are looked at in parts.
+pub struct Strays {
+    children: Children,
+    group: Pid,
+    session: Pid,
+    unseen: Vec<Pid>,
+    seen: Vec<Stray>,
+}
+
+struct Stray {
+    stat: Stat,
+    entry: Option<Vec<u8>>,
+}
+
+impl Strays {
+    /// Lists them, and has looked at none yet. `is_leader` says who is none.
+    pub fn list(is_leader: impl Fn(Pid) -> bool) -> Self {
+        let me = own_pid();
+        let children = Children::look();
+        let unseen = children.of(me).into_iter().filter(|pid| !is_leader(*pid)).collect();
+        let (group, session) = procfs::stat(me).map_or((me, me), |stat| (stat.group, stat.session));
+        Self { children, group, session, unseen, seen: Vec::new() }
     }
-    // What all workers share tells nothing.
-    groups.remove(&our_group);
-    sessions.remove(&our_session);
-    loop {
-        let (ours, others): (Vec<_>, Vec<_>) = strays.into_iter().partition(|stat| {
-            groups.contains(&stat.group)
-                || sessions.contains(&stat.session)
-                || procfs::has_environment_entry(stat.pid, mark.entry)
-        });
-        strays = others;
-        if ours.is_empty() {
-            break;
+
+    /// Looks at so many more of them. False: that was the last.
+    pub fn look(&mut self, count: usize) -> bool {
+        let part = self.unseen.split_off(self.unseen.len().saturating_sub(count));
+        for stat in part.into_iter().filter_map(procfs::stat).filter(|stat| !stat.is_zombie()) {
+            let entry = procfs::environment_entry(stat.pid, NOTIFY_SOCKET);
+            self.seen.push(Stray { stat, entry });
         }
-        for stat in ours {
-            children.descend(stat.pid, &mut found);
-            found.insert(stat.pid, stat);
-        }
-        groups.extend(found.values().map(|stat| stat.group).filter(|group| *group != our_group));
-        sessions.extend(found.values().map(|stat| stat.session).filter(|session| *session != our_session));
+        !self.unseen.is_empty()
     }
-    living(&found)
+
+    /// The living members of a worker's tree besides its leader.
+    pub fn members(&self, mark: Mark<'_>) -> Vec<Member> {
+        let mut found: BTreeMap<Pid, Stat> = BTreeMap::new();
+        if !mark.leader_gone {
+            self.children.descend(mark.leader, &mut found);
+        }
+        let mut groups = BTreeSet::from([mark.leader]);
+        let mut sessions = BTreeSet::from([mark.leader]);
+        let mut strays: Vec<&Stray> = self.seen.iter().collect();
+        loop {
+            groups.extend(found.values().map(|stat| stat.group));
+            sessions.extend(found.values().map(|stat| stat.session));
+            // What all workers share tells nothing.
+            groups.remove(&self.group);
+            sessions.remove(&self.session);
+            let (ours, others): (Vec<_>, Vec<_>) = strays.into_iter().partition(|Stray { stat, entry }| {
+                groups.contains(&stat.group) || sessions.contains(&stat.session) || entry.as_deref() == Some(mark.entry)
+            });
+            strays = others;
+            if ours.is_empty() {
+                break;
+            }
+            for Stray { stat, .. } in ours {
+                if found.insert(stat.pid, stat.clone()).is_none() {
+                    self.children.descend(stat.pid, &mut found);
+                }
+            }
+        }
+        living(&found)
+    }
 }
 
 /// Whether a process belongs to a worker's tree, seen from the process upwards: what a message's sender is asked.
 pub fn belongs(pid: Pid, mark: Mark<'_>) -> bool {
-    let Some(stat) = procfs::stat(pid) else { return false };
-    if pid == mark.leader || stat.group == mark.leader || stat.session == mark.leader {
+    let is_leader = |pid| pid == mark.leader && !mark.leader_gone;
+    if is_leader(pid) {
         return true;
     }
-    if procfs::has_environment_entry(pid, mark.entry) {
+    let Some(stat) = procfs::stat(pid) else { return false };
+    if stat.group == mark.leader || stat.session == mark.leader {
+        return true;
+    }
+    if procfs::environment_entry(pid, NOTIFY_SOCKET).is_some_and(|entry| entry == mark.entry) {
         return true;
     }
     let mut ancestor = stat.parent;
     // A chain cannot be longer than there are processes; parents that change meanwhile must not make it endless.
     for _ in 0..10_000 {
-        if ancestor == mark.leader {
+        if is_leader(ancestor) {
             return true;
         }
         match procfs::stat(ancestor) {
