@@ -18,6 +18,7 @@ use crate::runtime::{self, Setup};
 use crate::sys::init::{self, Inherited};
 use crate::sys::instance::Instance;
 use crate::sys::process::{self, Launch, Terms};
+use crate::sys::terminal;
 use crate::{exit, http, listen, telemetry};
 
 /// The caller's environment, read once.
@@ -155,7 +156,7 @@ fn prepare(
         user: config.user,
         listeners,
         hands_on_listeners: hands_on_listeners(config, environment),
-        takes_terminal: machine.stdin_is_terminal && plan.policy.workers == 1,
+        takes_terminal: machine.stdin_is_terminal && plan.policy.workers == 1 && terminal::is_ours(),
         dies_with_us: !machine.is_pid1,
     };
     let launch = Launch::new(&machine.command, &workers_environment(config, environment), inherited, terms)

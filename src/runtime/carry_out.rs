@@ -12,7 +12,7 @@ use crate::cluster::event::{Event, Left};
 use crate::cluster::words::{Life, Pid, Signal, Slot};
 use crate::notify::NotifySocket;
 use crate::sys::tree::{self, Member, Strays};
-use crate::sys::{process, reap};
+use crate::sys::{process, reap, terminal};
 
 use super::lives::Body;
 use super::{Runtime, lines};
@@ -161,7 +161,7 @@ impl Runtime {
         let entered = others.iter().filter(|(_, entered)| *entered).count();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         // What `/proc` does not show (none is mounted, hidepid, no descriptor to read it with) must not be left behind unasked.
-        let unseen = others.is_empty() && reap::has_living_child();
+        let unseen = others.is_empty() && reap::only_living_children();
         Left { own: count(others.len() - entered) + u32::from(unseen), entered: count(entered) }
     }
 
@@ -204,6 +204,9 @@ impl Runtime {
     fn end(&mut self, code: u8) {
         lines::end(code);
         self.exit = Some(code);
+        if self.launch.takes_terminal() {
+            terminal::take_back();
+        }
         if code != 0
             && let Some(reason) = &self.last_words
         {

@@ -113,6 +113,10 @@ impl Launch {
         !self.terms.listeners.is_empty()
     }
 
+    pub fn takes_terminal(&self) -> bool {
+        self.terms.takes_terminal
+    }
+
     /// Forks. `more` is this worker's part of the environment; `LISTEN_PID` is added where there are listeners.
     pub fn start(&self, more: &[(&str, String)]) -> io::Result<Started> {
         let mut environment: Vec<CString> = self.environment.clone();
