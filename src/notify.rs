@@ -143,7 +143,7 @@ mod tests {
         let socket = NotifySocket::bind().expect("a socket");
         let (waits, barrier) = nix::unistd::pipe().expect("a pipe");
         let from = UnixDatagram::unbound().expect("a socket");
-        let name = UnixAddr::new_abstract(socket.address()[1..].as_bytes()).expect("a name as the kernel gives it");
+        let name = UnixAddr::new_abstract(&socket.address().as_bytes()[1..]).expect("a name as the kernel gives it");
         let (text, sent) = ([IoSlice::new(b"READY=1")], [barrier.as_raw_fd()]);
         sendmsg(from.as_raw_fd(), &text, &[ControlMessage::ScmRights(&sent)], MsgFlags::empty(), Some(&name)).expect("sent");
         drop(barrier);
