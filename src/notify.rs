@@ -4,15 +4,13 @@
 //! file system and the name is unique among living sockets: found in a process's environment, it says whose process that is.
 //! Abstract names can be seen and used by everybody in the network namespace, which containers of a pod share: a message counts
 //! only if the kernel's word on its sender (`SCM_CREDENTIALS`) is a process of this worker's tree.
+#![expect(unsafe_code, reason = "recvmsg: nix keeps back the credentials where descriptors came along")]
 
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
-use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, bind, getsockname, recvmsg, setsockopt, socket,
-    sockopt,
-};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, getsockname, setsockopt, socket, sockopt};
 
 use crate::cluster::event::Notice;
 use crate::cluster::words::Pid;
@@ -61,19 +59,39 @@ impl NotifySocket {
     /// kernel because we leave no room for them, which is what a barrier waits for.
     pub fn receive(&self) -> Option<Message> {
         let mut buffer = [0_u8; LONGEST];
-        let mut parts = [IoSliceMut::new(&mut buffer)];
-        let mut control = nix::cmsg_space!(nix::sys::socket::UnixCredentials);
-        let received =
-            recvmsg::<UnixAddr>(self.descriptor.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_DONTWAIT).ok()?;
-        let length = received.bytes;
-        let sender = received.cmsgs().ok().and_then(|mut messages| {
-            messages.find_map(|message| match message {
-                ControlMessageOwned::ScmCredentials(credentials) => Some(Pid(credentials.pid())).filter(|pid| pid.0 > 0),
-                _ => None,
-            })
-        });
+        let mut control = Credentials::default();
+        let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+        // SAFETY: all-zero is a valid msghdr.
+        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        (header.msg_iov, header.msg_iovlen) = (&raw mut part, 1);
+        (header.msg_control, header.msg_controllen) = ((&raw mut control).cast(), size_of::<Credentials>() as _);
+        // SAFETY: the header's pointers are to live buffers of the lengths that it says.
+        let length = unsafe { libc::recvmsg(self.descriptor.as_raw_fd(), &raw mut header, libc::MSG_DONTWAIT) };
+        let length = usize::try_from(length).ok()?;
         let notices = buffer.get(..length).map(parse).unwrap_or_default();
-        Some(Message { sender, notices })
+        Some(Message { sender: control.sender(), notices })
+    }
+}
+
+/// One control message, `SCM_CREDENTIALS`, as the kernel lays it out (`man 3 cmsg`). It always comes first. nix would give up a
+/// message whose descriptors had no room.
+#[repr(C)]
+struct Credentials {
+    header: libc::cmsghdr,
+    credentials: libc::ucred,
+}
+
+impl Default for Credentials {
+    fn default() -> Self {
+        // SAFETY: both parts are plain numbers.
+        unsafe { std::mem::zeroed() }
+    }
+}
+
+impl Credentials {
+    fn sender(&self) -> Option<Pid> {
+        let is_there = (self.header.cmsg_level, self.header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_CREDENTIALS);
+        (is_there && self.credentials.pid > 0).then_some(Pid(self.credentials.pid))
     }
 }
 
@@ -98,9 +116,11 @@ fn notice(name: &str, value: &str) -> Option<Notice> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::IoSlice;
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::{SocketAddr, UnixDatagram};
 
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
     use proptest::prelude::*;
 
     use super::*;
@@ -116,6 +136,21 @@ mod tests {
         let message = socket.receive().expect("it is there");
         assert_eq!(message.sender, Some(Pid(i32::try_from(std::process::id()).expect("pids fit"))));
         assert_eq!(message.notices, [Notice::Ready, Notice::Status("up and running".to_owned())]);
+    }
+
+    #[test]
+    fn descriptors_that_come_along_are_closed_and_the_message_counts() {
+        let socket = NotifySocket::bind().expect("a socket");
+        let (waits, barrier) = nix::unistd::pipe().expect("a pipe");
+        let from = UnixDatagram::unbound().expect("a socket");
+        let name = UnixAddr::new_abstract(&socket.address().as_bytes()[1..]).expect("a name as the kernel gives it");
+        let (text, sent) = ([IoSlice::new(b"READY=1")], [barrier.as_raw_fd()]);
+        sendmsg(from.as_raw_fd(), &text, &[ControlMessage::ScmRights(&sent)], MsgFlags::empty(), Some(&name)).expect("sent");
+        drop(barrier);
+        let message = socket.receive().expect("it is there");
+        assert_eq!(message.sender, Some(Pid(i32::try_from(std::process::id()).expect("pids fit"))));
+        assert_eq!(message.notices, [Notice::Ready]);
+        assert_eq!(nix::unistd::read(&waits, &mut [0]), Ok(0), "nobody holds the other end");
     }
 
     #[test]

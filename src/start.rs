@@ -18,6 +18,7 @@ use crate::runtime::{self, Setup};
 use crate::sys::init::{self, Inherited};
 use crate::sys::instance::Instance;
 use crate::sys::process::{self, Launch, Terms};
+use crate::sys::terminal;
 use crate::{exit, http, listen, telemetry};
 
 /// The caller's environment, read once.
@@ -155,14 +156,14 @@ fn prepare(
         user: config.user,
         listeners,
         hands_on_listeners: hands_on_listeners(config, environment),
-        takes_terminal: machine.stdin_is_terminal && plan.policy.workers == 1,
+        takes_terminal: machine.stdin_is_terminal && plan.policy.workers == 1 && terminal::is_ours(),
         dies_with_us: !machine.is_pid1,
     };
-    let launch = Launch::new(&machine.command, &workers_environment(config, environment), inherited, terms)
+    let mut launch = Launch::new(&machine.command, &workers_environment(config, environment), inherited, terms)
         .map_err(|error| Refusal { code: exit::USAGE, line: format!("the command: {error}") })?;
     say_hello(config, &plan.lines, &facts.not_in_force, side_port.as_ref());
-    // After the last look at relative paths: we pin no mount by standing in it.
-    let _ = nix::unistd::chdir("/");
+    // After the last look at relative paths.
+    launch.leave_directory();
     Ok(Setup {
         policy: plan.policy,
         facts,

@@ -39,10 +39,10 @@ pub fn start(filter: &str, format: LogFormat) {
     debug_assert!(outcome.is_ok());
 }
 
-/// One line for people where no log is set up: mistakes of usage and configuration.
+/// One line for people where no log is set up: mistakes of usage and configuration. It does not wait either: PID 1 must end.
 pub fn complain(text: &str) {
     // Nobody is there to read it where this fails.
-    let _ = io::stderr().write_all(format!("clusterinit: {text}\n").as_bytes());
+    let _ = Stderr::open().write_at_once(format!("clusterinit: {text}\n").as_bytes());
 }
 
 /// Where lines go.

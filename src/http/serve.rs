@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, LocalSet, spawn_local, yield_now};
 use tokio::time::sleep;
@@ -15,6 +16,7 @@ use tracing::{error, warn};
 use super::Side;
 use super::answer::Desk;
 use super::connection::{Activity, converse};
+use crate::cluster::words::Time;
 
 /// What one client, and all of them together, may cost.
 #[derive(Clone, Copy, Debug)]
@@ -33,9 +35,17 @@ const LIMITS: Limits =
 /// After an accept that failed for want of descriptors or memory which no client of ours holds.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Clients get at most this part of our descriptors: the rest is for workers, and for looking into `/proc`.
+const SHARE_OF_DESCRIPTORS: u64 = 4;
+
+/// A lasting want of descriptors is one line in this time.
+const QUIET: Duration = Duration::from_secs(60);
+
 /// Serves for ever, on the thread that polls it; all connections end when it is dropped.
 pub async fn serve(listener: std::net::TcpListener, side: Side) {
-    serve_within(LIMITS, listener, side).await;
+    let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    let affordable = usize::try_from(descriptors / SHARE_OF_DESCRIPTORS).unwrap_or(usize::MAX).max(1);
+    serve_within(Limits { connections: LIMITS.connections.min(affordable), ..LIMITS }, listener, side).await;
 }
 
 async fn serve_within(limits: Limits, listener: std::net::TcpListener, side: Side) {
@@ -46,19 +56,17 @@ async fn serve_within(limits: Limits, listener: std::net::TcpListener, side: Sid
 }
 
 async fn accept(listener: TcpListener, hall: Rc<Hall>) {
-    let mut complained = false;
+    let mut complained: Option<Time> = None;
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
-                hall.admit(stream);
-                complained = false;
-            }
+            Ok((stream, _)) => hall.admit(stream),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                if !complained {
+                let now = hall.desk.side.clock.now();
+                if complained.is_none_or(|before| now.since(before) >= QUIET) {
                     warn!(%error, "the side port cannot accept connections for now");
+                    complained = Some(now);
                 }
-                complained = true;
                 // What an idle client holds may be just what is missing, here and for the next worker. Its task drops it in its turn.
                 if hall.close_oldest_waiting() {
                     yield_now().await;

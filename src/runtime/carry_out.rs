@@ -11,8 +11,8 @@ use crate::cluster::effect::{Effect, Note};
 use crate::cluster::event::{Event, Left};
 use crate::cluster::words::{Life, Pid, Signal, Slot};
 use crate::notify::NotifySocket;
-use crate::sys::process;
-use crate::sys::tree::{self, Member};
+use crate::sys::tree::{self, Member, Strays};
+use crate::sys::{process, reap, terminal};
 
 use super::lives::Body;
 use super::{Runtime, lines};
@@ -79,9 +79,10 @@ impl Runtime {
         let watched = self.poller.watch(&started.outcome, token(life, true)).is_ok();
         let entry = format!("NOTIFY_SOCKET={}", notify.address()).into_bytes();
         let outcome = Some(started.outcome);
-        let body = Body { slot, pid: started.pid, notify, entry, outcome, executed: !watched, leader_gone: false };
+        let pid = started.pid;
+        let body = Body { slot, pid, notify, entry, outcome, executed: !watched, leader_gone: false, strangers_notify: false };
         self.lives.insert(life, body);
-        Ok(started.pid)
+        Ok(pid)
     }
 
     fn stop_leader(&self, life: Life) {
@@ -94,7 +95,7 @@ impl Runtime {
         }
     }
 
-    fn stop_rest(&self, life: Life) {
+    fn stop_rest(&mut self, life: Life) {
         for member in self.members(life) {
             debug!(pid = member.pid.0, name = member.name, signal = %self.stop_signal, "asking what a worker left behind to end");
             member.signal(self.stop_signal);
@@ -102,12 +103,10 @@ impl Runtime {
         }
     }
 
-    fn kill_tree(&self, life: Life) {
-        let Some(body) = self.lives.get(life) else { return };
+    fn kill_tree(&mut self, life: Life) {
+        let Some(Body { slot, pid, leader_gone, .. }) = self.lives.get(life) else { return };
+        let (slot, pid, leader_gone) = (slot.0, *pid, *leader_gone);
         let mut killed: Vec<Member> = Vec::new();
-        if !body.leader_gone {
-            process::signal_group(body.pid, Signal::KILL);
-        }
         for _ in 0..KILL_PASSES {
             let new: Vec<Member> = self.members(life).into_iter().filter(|member| !killed.contains(member)).collect();
             if new.is_empty() {
@@ -118,20 +117,28 @@ impl Runtime {
             }
             killed.extend(new);
         }
-        if !body.leader_gone
-            && let Err(error) = process::signal(body.pid, Signal::KILL)
-        {
-            warn!(slot = body.slot.0, pid = body.pid.0, %error, "the worker cannot be killed: clusterinit lacks the permission (CAP_KILL)");
+        if !leader_gone {
+            // In one step of the kernel, which nothing that forks can outrun; the leader holds the group's number.
+            process::signal_group(pid, Signal::KILL);
+            if let Err(error) = process::signal(pid, Signal::KILL) {
+                warn!(slot, pid = pid.0, %error, "the worker cannot be killed: clusterinit lacks the permission (CAP_KILL)");
+            }
         }
         if !killed.is_empty() {
-            warn!(slot = body.slot.0, processes = names(&killed), "killed what belonged to the worker");
+            warn!(slot, processes = names(&killed), "killed what belonged to the worker");
         }
     }
 
     /// The living members of a life's tree, without its leader.
-    pub(super) fn members(&self, life: Life) -> Vec<Member> {
-        let Some(body) = self.lives.get(life) else { return Vec::new() };
-        tree::members(body.mark(), |pid| self.lives.is_leader(pid))
+    fn members(&mut self, life: Life) -> Vec<Member> {
+        let strays = self.strays_now();
+        self.lives.get(life).map_or_else(Vec::new, |body| strays.members(body.mark()))
+    }
+
+    pub(super) fn strays_now(&mut self) -> Strays {
+        let mut strays = Strays::list();
+        while strays.look(usize::MAX, &mut self.known_strays, |pid| self.lives.is_leader(pid)) {}
+        strays
     }
 
     // === what is no worker's ===
@@ -149,11 +156,18 @@ impl Runtime {
         let others = self.others();
         let entered = others.iter().filter(|(_, entered)| *entered).count();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        Left { own: count(others.len() - entered), entered: count(entered) }
+        // What `/proc` does not show (none is mounted, hidepid, no descriptor to read it with) must not be left behind unasked.
+        let unseen = others.is_empty() && reap::only_living_children();
+        Left { own: count(others.len() - entered) + u32::from(unseen), entered: count(entered) }
     }
 
     fn ask_namespace(&self) {
-        for (member, entered) in self.others() {
+        let others = self.others();
+        if others.is_empty() {
+            process::signal_namespace(Signal::TERM);
+            process::signal_namespace(Signal::CONT);
+        }
+        for (member, entered) in others {
             // A shell that somebody entered with ends on HUP, not on TERM.
             let second = if entered { Signal::HUP } else { Signal::CONT };
             member.signal(Signal::TERM);
@@ -186,6 +200,9 @@ impl Runtime {
     fn end(&mut self, code: u8) {
         lines::end(code);
         self.exit = Some(code);
+        if self.launch.takes_terminal() {
+            terminal::take_back();
+        }
         if code != 0
             && let Some(reason) = &self.last_words
         {

@@ -1,5 +1,6 @@
 //! What workers say, and how everybody ends: the only place that reads exec outcomes and notifications, and the only one that reaps.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -10,8 +11,9 @@ use crate::cluster::event::{Event, ExecFailure};
 use crate::cluster::words::{Life, Pid};
 use crate::sys::init;
 use crate::sys::process::{self, Failed, Step};
+use crate::sys::reap;
 use crate::sys::signals::CHLD;
-use crate::sys::{reap, tree};
+use crate::sys::tree::{self, Strays};
 
 use super::{READS_PER_TURN, Runtime};
 
@@ -21,8 +23,18 @@ const REAPS_PER_TURN: u32 = 256;
 /// How long SIGCHLD waits after a turn that reaped orphans.
 const FLOCK: Duration = Duration::from_millis(1);
 
-/// A datagram socket holds few messages; a worker that floods it waits for the next turn.
-const MESSAGES_PER_READ: usize = 32;
+/// A worker that floods its socket waits for the others.
+const MESSAGES_PER_READ: usize = 8;
+
+/// So many children of ours are looked at before the side port gets a turn: about a millisecond.
+const STRAYS_PER_TURN: usize = 64;
+
+/// One look at what leaders that have ended leave behind.
+struct Remains {
+    /// Leaders that had ended before the look. What ends later may leave more.
+    of: HashSet<Pid>,
+    strays: Strays,
+}
 
 impl Runtime {
     /// Reads what the watched descriptors hold. True: there may be more.
@@ -37,10 +49,10 @@ impl Runtime {
                 let life = Life(token >> 1);
                 if token & 1 == 1 {
                     self.read_outcome(life);
+                    read += 1;
                 } else {
-                    self.read_messages(life);
+                    read += self.read_messages(life);
                 }
-                read += 1;
             }
             if read >= READS_PER_TURN {
                 return true;
@@ -57,7 +69,9 @@ impl Runtime {
             Err(Errno::EAGAIN | Errno::EINTR) => return,
             Err(_) => 0,
         };
-        body.outcome = None;
+        if let Some(pipe) = body.outcome.take() {
+            self.poller.forget(&pipe);
+        }
         match bytes.get(..length).and_then(process::parse_outcome) {
             None => {
                 body.executed = true;
@@ -70,23 +84,22 @@ impl Runtime {
         }
     }
 
-    fn read_messages(&mut self, life: Life) {
-        for _ in 0..MESSAGES_PER_READ {
-            let Some(body) = self.lives.get(life) else { return };
-            let Some(message) = body.notify.receive() else { return };
-            let from_tree = message.sender.is_some_and(|sender| tree::belongs(sender, body.mark()));
-            if !from_tree {
-                let sender = message.sender.map_or(0, |pid| pid.0);
-                warn!(
-                    slot = body.slot.0,
-                    sender, "dropped a notification: its sender is not (or no longer) of this worker's tree"
-                );
-                continue;
-            }
-            for notice in message.notices {
-                self.apply(Event::Notified { life, notice });
+    /// How many were read.
+    fn read_messages(&mut self, life: Life) -> usize {
+        for read in 0..MESSAGES_PER_READ {
+            let Some(body) = self.lives.get_mut(life) else { return read };
+            let Some(message) = body.notify.receive() else { return read };
+            if message.sender.is_some_and(|sender| tree::belongs(sender, body.mark())) {
+                for notice in message.notices {
+                    self.apply(Event::Notified { life, notice });
+                }
+            } else if !std::mem::replace(&mut body.strangers_notify, true) {
+                // Said once: whoever shares our network namespace could fill the log.
+                let (slot, sender) = (body.slot.0, message.sender.map_or(0, |pid| pid.0));
+                warn!(slot, sender, "dropped a notification: its sender is not (or no longer) of this worker's tree");
             }
         }
+        MESSAGES_PER_READ
     }
 
     /// Reaps until there is nothing left to reap. In a storm a wake for each orphan would cost five times what its reaping costs, so
@@ -97,13 +110,22 @@ impl Runtime {
         }
         // One SIGCHLD for all that end meanwhile, in place of one handler run after each system call.
         init::block(CHLD);
+        let began = self.clock.now();
         let (mut ended, mut orphans) = (0_u32, 0_u32);
+        let mut remains = None;
         while let Some(pid) = reap::ended_child() {
-            match self.lives.led_by(pid) {
-                Some(life) => self.leader_ended(life, pid),
-                None if reap::reap(pid).is_some() => orphans += 1,
+            let was_reaped = match self.lives.led_by(pid) {
+                Some(life) => {
+                    let known = self.remains_of(pid, remains.take()).await;
+                    let was_reaped = self.leader_ended(life, pid, &known.strays);
+                    remains = Some(known);
+                    was_reaped
+                }
+                None => self.reap_orphan(pid, &mut orphans),
+            };
+            if !was_reaped {
                 // Not ours to reap, whatever it is (a tracer's): it must not keep us in this loop.
-                None => break,
+                break;
             }
             ended += 1;
             if ended.is_multiple_of(REAPS_PER_TURN) {
@@ -112,15 +134,48 @@ impl Runtime {
                 yield_now().await;
             }
         }
-        self.count_orphans(orphans);
         if ended > 0 {
-            self.look_after_orphaned_trees();
+            self.look_after_orphaned_trees().await;
         }
-        if orphans > 0 && self.exit.is_none() {
-            self.next_flock = Some(self.clock.now() + FLOCK);
+        let was_storm = orphans > 0 || ended >= REAPS_PER_TURN;
+        self.count_orphans(orphans);
+        self.pause_after(was_storm, self.clock.now().since(began));
+    }
+
+    fn reap_orphan(&mut self, pid: Pid, orphans: &mut u32) -> bool {
+        let was_reaped = reap::reap(pid).is_some();
+        *orphans += u32::from(was_reaped);
+        self.known_strays.forget(pid);
+        was_reaped
+    }
+
+    /// Where there are tens of thousands of strays a look at them takes long: it may take a quarter of the time, not all of it.
+    fn pause_after(&mut self, was_storm: bool, took: Duration) {
+        let pause = if took >= FLOCK { took * 3 } else { FLOCK };
+        if (was_storm || took >= FLOCK * 4) && self.exit.is_none() {
+            self.next_flock = Some(self.clock.now() + pause);
         } else {
             init::allow(CHLD);
         }
+    }
+
+    /// What the strays were when this leader had ended already: an earlier look, or a new one. The first look of a turn is for one
+    /// leader; where a second one follows there may be many, and the next look serves all that have ended by then.
+    async fn remains_of(&mut self, leader: Pid, earlier: Option<Remains>) -> Remains {
+        let of = match earlier {
+            Some(earlier) if earlier.of.contains(&leader) => return earlier,
+            Some(_) => self.lives.leaders().filter(|leader| reap::has_ended(*leader)).collect(),
+            None => HashSet::from([leader]),
+        };
+        Remains { of, strays: self.look_at_strays().await }
+    }
+
+    async fn look_at_strays(&mut self) -> Strays {
+        let mut strays = Strays::list();
+        while strays.look(STRAYS_PER_TURN, &mut self.known_strays, |pid| self.lives.is_leader(pid)) {
+            yield_now().await;
+        }
+        strays
     }
 
     fn count_orphans(&mut self, orphans: u32) {
@@ -131,27 +186,43 @@ impl Runtime {
         }
     }
 
-    fn leader_ended(&mut self, life: Life, pid: Pid) {
+    /// False: it could not be reaped.
+    fn leader_ended(&mut self, life: Life, pid: Pid, strays: &Strays) -> bool {
         // What it said last comes before its end.
         self.read_outcome(life);
         self.read_messages(life);
         // While it is a zombie its pid, and so its group's, is nobody else's.
-        let rest = u32::try_from(self.members(life).len()).unwrap_or(u32::MAX);
-        let Some(status) = reap::reap(pid) else { return };
-        self.lives.leader_gone(life, rest > 0);
+        let members = self.lives.get(life).map_or_else(Vec::new, |body| strays.members(body.mark()));
+        let rest = u32::try_from(members.len()).unwrap_or(u32::MAX);
+        let Some(status) = reap::reap(pid) else { return false };
+        self.lives.leader_gone(life);
+        if rest == 0 {
+            self.forget(life);
+        }
         self.apply(Event::LeaderEnded { life, status, rest });
+        true
     }
 
-    fn look_after_orphaned_trees(&mut self) {
-        for life in self.lives.orphaned() {
-            if self.members(life).is_empty() {
-                self.lives.tree_gone(life);
-                self.apply(Event::TreeEnded { life });
+    async fn look_after_orphaned_trees(&mut self) {
+        let orphaned = self.lives.orphaned();
+        if !orphaned.is_empty() {
+            let strays = self.look_at_strays().await;
+            for life in orphaned {
+                if self.lives.get(life).is_some_and(|body| strays.members(body.mark()).is_empty()) {
+                    self.forget(life);
+                    self.apply(Event::TreeEnded { life });
+                }
             }
         }
         if self.sweeping {
             let left = self.look_around();
             self.apply(Event::NamespaceSeen { left });
+        }
+    }
+
+    fn forget(&mut self, life: Life) {
+        if let Some(body) = self.lives.tree_gone(life) {
+            self.poller.forget(body.notify.descriptor());
         }
     }
 }

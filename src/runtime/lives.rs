@@ -20,11 +20,13 @@ pub(super) struct Body {
     pub(super) executed: bool,
     /// The leader was reaped: its pid is nobody's, or somebody else's.
     pub(super) leader_gone: bool,
+    /// Somebody else has sent something to its socket, and that was said.
+    pub(super) strangers_notify: bool,
 }
 
 impl Body {
     pub(super) fn mark(&self) -> Mark<'_> {
-        Mark { leader: self.pid, entry: &self.entry }
+        Mark { leader: self.pid, leader_gone: self.leader_gone, entry: &self.entry }
     }
 }
 
@@ -60,33 +62,30 @@ impl Lives {
         self.by_pid.contains_key(&pid)
     }
 
-    /// The leader was reaped; `rest` tells whether something of its tree lives on.
-    pub(super) fn leader_gone(&mut self, life: Life, rest: bool) {
+    /// The leader was reaped.
+    pub(super) fn leader_gone(&mut self, life: Life) {
         let Some(body) = self.bodies.get_mut(&life) else { return };
         body.leader_gone = true;
         self.by_pid.remove(&body.pid);
-        if rest {
-            self.orphaned.push(life);
-        } else {
-            self.bodies.remove(&life);
-        }
+        self.orphaned.push(life);
     }
 
-    pub(super) fn tree_gone(&mut self, life: Life) {
-        self.bodies.remove(&life);
+    /// Nothing is left of a tree whose leader was reaped.
+    pub(super) fn tree_gone(&mut self, life: Life) -> Option<Body> {
         self.orphaned.retain(|orphaned| *orphaned != life);
+        self.bodies.remove(&life)
     }
 
     pub(super) fn orphaned(&self) -> Vec<Life> {
         self.orphaned.clone()
     }
 
+    pub(super) fn leaders(&self) -> impl Iterator<Item = Pid> {
+        self.by_pid.keys().copied()
+    }
+
     /// Leaders that run their own program.
     pub(super) fn running(&self) -> impl Iterator<Item = &Body> {
         self.bodies.values().filter(|body| body.executed && !body.leader_gone)
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Body> {
-        self.bodies.values()
     }
 }

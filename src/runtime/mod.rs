@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{LocalSet, yield_now};
+use tokio::task::{LocalSet, consume_budget, yield_now};
 
 use crate::cluster::Supervisor;
 use crate::cluster::event::Event;
@@ -48,6 +48,7 @@ use crate::sys::memory;
 use crate::sys::poll::Poller;
 use crate::sys::process::Launch;
 use crate::sys::signals::{Received, Signals};
+use crate::sys::tree::KnownStrays;
 
 pub(crate) use carry_out::write_termination_log;
 use clock::Clock;
@@ -56,11 +57,11 @@ use lives::Lives;
 /// Requests on the control socket that wait for the loop.
 const WAITING_REQUESTS: usize = 16;
 
-/// So many turns in a row without a wait, and the side port gets one.
+/// So many turns in a row, and the side port gets one.
 const TURNS_BEFORE_YIELD: u32 = 16;
 
-/// What a turn reads of workers' descriptors before the side port and the reaper get theirs.
-const READS_PER_TURN: usize = 1024;
+/// What a turn reads of what workers say before everybody else gets theirs.
+const READS_PER_TURN: usize = 256;
 
 /// Everything that was made ready before the first worker: from here on nothing can be a mistake of the user's.
 pub struct Setup {
@@ -104,6 +105,8 @@ struct Runtime {
     owns_namespace: bool,
     actions: BTreeMap<Signal, SignalAction>,
     lives: Lives,
+    /// Our children that are no leaders, as far as they were looked at.
+    known_strays: KnownStrays,
     signals: Signals,
     poller: Poller,
     asked: mpsc::Receiver<Asked>,
@@ -160,6 +163,7 @@ impl Runtime {
             owns_namespace,
             actions: setup.actions,
             lives: Lives::default(),
+            known_strays: KnownStrays::default(),
             signals,
             poller,
             asked,
@@ -187,15 +191,12 @@ impl Runtime {
                 return code;
             }
             self.publish();
-            turns += 1;
-            if more || turns.is_multiple_of(TURNS_BEFORE_YIELD) {
+            turns = turns.wrapping_add(1);
+            if turns.is_multiple_of(TURNS_BEFORE_YIELD) {
                 // A loop that always finds something to do would never let the side port answer.
                 yield_now().await;
             }
-            if more {
-                continue;
-            }
-            match self.wait().await {
+            match self.wait(more).await {
                 Wake::Signal(received) => self.received(received),
                 Wake::Asked(Some(asked)) => self.asked(asked),
                 Wake::Deadline => self.deadline_reached(),
@@ -204,13 +205,14 @@ impl Runtime {
         }
     }
 
-    async fn wait(&mut self) -> Wake {
+    /// Nothing has precedence: whoever floods one source keeps no other waiting.
+    async fn wait(&mut self, more: bool) -> Wake {
         let deadline = earliest(self.supervisor.next_deadline(), self.next_flock);
         let (signals, poller, asked, clock) = (&mut self.signals, &self.poller, &mut self.asked, self.clock);
         tokio::select! {
-            biased;
             received = signals.next() => Wake::Signal(received),
             () = poller.readable() => Wake::Readable,
+            () = yield_now(), if more => Wake::Readable,
             request = asked.recv(), if !asked.is_closed() => Wake::Asked(request),
             () = until(clock, deadline) => Wake::Deadline,
         }
@@ -251,7 +253,11 @@ fn earliest(one: Option<Time>, other: Option<Time>) -> Option<Time> {
 /// Sleeps to a deadline; without one, for ever: an idle clusterinit does not wake up.
 async fn until(clock: Clock, deadline: Option<Time>) {
     match deadline {
-        Some(at) => tokio::time::sleep(at.since(clock.now()).max(Duration::ZERO)).await,
+        Some(at) => match at.since(clock.now()) {
+            // A sleep would wait for the timer's next millisecond, and lose to any other source that is always ready.
+            Duration::ZERO => consume_budget().await,
+            wait => tokio::time::sleep(wait).await,
+        },
         None => std::future::pending().await,
     }
 }

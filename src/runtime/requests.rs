@@ -10,6 +10,7 @@ use crate::sys::signals::{CHLD, Received};
 use crate::sys::{listening, process, procfs};
 
 use super::Runtime;
+use super::lives::Body;
 
 /// Signals whose default action neither ends nor stops anybody: sent to workers as they come (`man 7 signal`).
 const HARMLESS: [i32; 3] = [libc::SIGCONT, libc::SIGWINCH, libc::SIGURG];
@@ -25,7 +26,8 @@ impl Runtime {
         match self.actions.get(&signal).copied().unwrap_or(SignalAction::Forward) {
             SignalAction::Stop => {
                 let interrupt = matches!(signal, Signal::INT | Signal::QUIT);
-                self.asked_by_signal(received, "stop", Request::Stop { interrupt, listening: self.something_listens() });
+                let listening = self.something_listens();
+                self.asked_by_signal(received, "stop", Request::Stop { interrupt, listening });
             }
             SignalAction::Now => self.asked_by_signal(received, "kill now", Request::StopNow),
             SignalAction::Reload => self.asked_by_signal(received, "reload", Request::Reload),
@@ -92,9 +94,14 @@ impl Runtime {
         let _ = reply.send(answer);
     }
 
-    /// Load balancers have to be given time only where somebody connects.
-    fn something_listens(&self) -> bool {
-        self.launch.has_listeners() || listening::any_listens(self.lives.iter().map(|body| body.pid))
+    /// Load balancers have to be given time only where somebody connects. The listener may be a child's (`sh -c`, a forking server).
+    fn something_listens(&mut self) -> bool {
+        if self.launch.has_listeners() {
+            return true;
+        }
+        let strays = self.strays_now();
+        let tree = |body: &Body| strays.members(body.mark()).into_iter().map(|member| member.pid).chain([body.pid]);
+        listening::any_listens(self.lives.running().flat_map(tree))
     }
 }
 

@@ -38,12 +38,13 @@ pub extern "C" fn before_main() {
     CALLER_HAD_NO_HUGE_PAGES.store(disabled == 1, Ordering::Relaxed);
     huge_pages(true);
     for descriptor in 0..3 {
-        // Rust's runtime would open /dev/null here, and abort where there is none. A path-only descriptor keeps the number taken,
-        // answers EBADF to reads and writes as a closed one does, and is gone after exec: workers find it closed, as the caller had it.
+        // Rust's runtime would open /dev/null here, which workers would inherit, and abort where there is none. An empty epoll set
+        // keeps the number taken without any file, satisfies the runtime's poll (a path-only descriptor does not), answers EINVAL to
+        // reads and writes, and is gone after exec: workers find it closed, as the caller had it.
         // SAFETY: asks for a flag of a number; no memory is involved.
         if unsafe { libc::fcntl(descriptor, libc::F_GETFD) } < 0 {
-            // SAFETY: the path is a constant NUL-terminated string.
-            let opened = unsafe { libc::open(c"/".as_ptr(), libc::O_PATH | libc::O_CLOEXEC) };
+            // SAFETY: takes a number, no pointer.
+            let opened = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
             debug_assert!(opened == descriptor || opened < 0);
         }
     }

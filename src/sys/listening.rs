@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io;
 
+use super::procfs;
 use crate::cluster::words::Pid;
 
 /// State 0A of `/proc/net/tcp` (`man 5 proc`): LISTEN.
@@ -27,7 +29,11 @@ fn listening_inodes(table: &str) -> impl Iterator<Item = u64> {
 }
 
 fn holds_any(pid: Pid, listening: &HashSet<u64>) -> bool {
-    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return true };
+    let Some(root) = procfs::root() else { return true };
+    let descriptors = match fs::read_dir(root.join(format!("{pid}/fd"))) {
+        Ok(descriptors) => descriptors,
+        Err(error) => return error.kind() != io::ErrorKind::NotFound,
+    };
     descriptors.filter_map(Result::ok).filter_map(|entry| fs::read_link(entry.path()).ok()).any(|target| {
         let inode = target.to_str().and_then(|target| target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
         inode.is_some_and(|inode| listening.contains(&inode))
@@ -46,6 +52,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         assert!(any_listens([me].into_iter()));
         assert!(!any_listens(std::iter::empty()));
+        assert!(!any_listens([Pid(i32::MAX)].into_iter()), "a process that has gone");
         drop(listener);
     }
 

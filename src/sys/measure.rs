@@ -138,7 +138,7 @@ struct Pages {
 }
 
 fn statm(pid: Pid) -> Option<Pages> {
-    parse_statm(&fs::read_to_string(format!("/proc/{pid}/statm")).ok()?)
+    parse_statm(&fs::read_to_string(procfs::root()?.join(format!("{pid}/statm"))).ok()?)
 }
 
 fn parse_statm(text: &str) -> Option<Pages> {

@@ -14,4 +14,5 @@ pub mod process;
 pub mod procfs;
 pub mod reap;
 pub mod signals;
+pub mod terminal;
 pub mod tree;

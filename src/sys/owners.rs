@@ -115,6 +115,7 @@ mod tests {
             cpu_ticks: 0,
             start: 0,
             resident_pages: 1,
+            threads: 1,
         };
         rows.iter().map(stat).collect()
     }

@@ -8,7 +8,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// A descriptor that is closed leaves the set by itself.
+/// A descriptor that is closed leaves the set by itself only when nobody has a copy of it, and a forked child has one until it
+/// executes: so what is closed is [forgotten](Poller::forget) first.
 pub struct Poller {
     set: AsyncFd<Inner>,
 }
@@ -35,6 +36,11 @@ impl Poller {
         Ok(self.set.get_ref().0.add(descriptor.as_fd(), event)?)
     }
 
+    pub fn forget(&self, descriptor: &OwnedFd) {
+        // One that was never watched is not there to be taken out.
+        let _ = self.set.get_ref().0.delete(descriptor.as_fd());
+    }
+
     pub async fn readable(&self) {
         // An error can only mean that the runtime is going down with us.
         if let Ok(mut guard) = self.set.readable().await {
@@ -47,5 +53,24 @@ impl Poller {
         let mut events = [EpollEvent::empty(); 64];
         let count = self.set.get_ref().0.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
         events.iter().take(count).map(EpollEvent::data).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_is_forgotten_is_silent_although_a_child_has_a_copy() {
+        let poller = Poller::new().expect("an epoll set");
+        let (end, other) = nix::unistd::pipe().expect("a pipe");
+        poller.watch(&end, 7).expect("watched");
+        let copy = end.try_clone().expect("what a forked child has");
+        drop(other);
+        assert_eq!(poller.ready(), [7], "end of file");
+        poller.forget(&end);
+        drop(end);
+        assert_eq!(poller.ready(), [0; 0]);
+        drop(copy);
     }
 }

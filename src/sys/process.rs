@@ -33,6 +33,7 @@ pub struct Launch {
     /// The files to try: one, or one for each entry of PATH.
     candidates: Vec<CString>,
     environment: Vec<CString>,
+    /// Where the caller was; `None`: we are still there.
     directory: Option<CString>,
     inherited: Inherited,
     terms: Terms,
@@ -93,12 +94,11 @@ impl Launch {
         let argv = command.iter().map(|word| c_string(word)).collect::<io::Result<Vec<_>>>()?;
         let program = command.first().map_or(OsStr::new(""), OsString::as_os_str);
         let path = environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
-        let directory = std::env::current_dir().ok().map(|path| c_string(path.as_os_str())).transpose()?;
         Ok(Self {
             argv,
             candidates: candidates(program, path)?,
             environment: environment.iter().map(|(name, value)| entry(name, value)).collect::<io::Result<_>>()?,
-            directory,
+            directory: None,
             inherited,
             terms,
         })
@@ -111,6 +111,20 @@ impl Launch {
 
     pub fn has_listeners(&self) -> bool {
         !self.terms.listeners.is_empty()
+    }
+
+    /// Goes to `/`, so that we pin no mount by standing in it; workers are started where the caller was. We stay where that place
+    /// cannot be entered again by its name: it was deleted, or we may not pass a directory above it.
+    pub fn leave_directory(&mut self) {
+        let Ok(here) = std::env::current_dir() else { return };
+        let may_return = std::env::set_current_dir(&here).is_ok();
+        if may_return && std::env::set_current_dir("/").is_ok() {
+            self.directory = c_string(here.as_os_str()).ok();
+        }
+    }
+
+    pub fn takes_terminal(&self) -> bool {
+        self.terms.takes_terminal
     }
 
     /// Forks. `more` is this worker's part of the environment; `LISTEN_PID` is added where there are listeners.

@@ -1,6 +1,12 @@
 //! `/proc/PID/*` of other processes (`man 5 proc`): pure parsers, and readers that answer `None` for a process that has gone.
+//!
+//! A `/proc` that was mounted for another PID namespace (`unshare --pid` without `--mount-proc`) numbers processes in its own way:
+//! what it says under our numbers is about strangers. It counts as no `/proc` at all.
 
 use std::fs;
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use crate::cluster::words::{Pid, Signal};
 
@@ -19,12 +25,13 @@ pub struct Stat {
     /// Clock ticks after boot; with the pid this names one process for ever.
     pub start: u64,
     pub resident_pages: u64,
+    pub threads: u64,
 }
 
 impl Stat {
-    /// Dead, and only waiting to be reaped.
+    /// Dead, and only waiting to be reaped. Not so a process whose first thread has ended (`pthread_exit` in `main`) and others run.
     pub fn is_zombie(&self) -> bool {
-        matches!(self.state, 'Z' | 'X' | 'x')
+        matches!(self.state, 'Z' | 'X' | 'x') && self.threads <= 1
     }
 }
 
@@ -46,33 +53,83 @@ pub fn parse_stat(text: &str) -> Option<Stat> {
         cpu_ticks: field(14)? + field(15)? + field(16)? + field(17)?,
         start: field(22)?,
         resident_pages: field(24)?,
+        threads: field(20)?,
     })
 }
 
 pub fn stat(pid: Pid) -> Option<Stat> {
-    let bytes = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let bytes = fs::read(root()?.join(format!("{pid}/stat"))).ok()?;
     parse_stat(&String::from_utf8_lossy(&bytes))
 }
 
-/// All processes that `/proc` shows, in no particular order; `None` where there is no `/proc`.
+/// All processes that `/proc` shows, in no particular order; `None` where there is no `/proc` of ours.
 pub fn all() -> Option<impl Iterator<Item = Pid>> {
-    let entries = fs::read_dir("/proc").ok()?;
+    let entries = fs::read_dir(root()?).ok()?;
     Some(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok().map(Pid)))
 }
 
-/// The children of every thread of `pid` (`/proc/PID/task/TID/children`, `CONFIG_PROC_CHILDREN`); `None` where the kernel has no such file.
+/// The children of every thread of `pid` (`/proc/PID/task/TID/children`, `CONFIG_PROC_CHILDREN`); `None` where the kernel has no
+/// such file, or the process has gone.
 pub fn children(pid: Pid) -> Option<Vec<Pid>> {
-    let mut found = Vec::new();
-    for task in fs::read_dir(format!("/proc/{pid}/task")).ok()?.filter_map(Result::ok) {
-        let text = fs::read_to_string(task.path().join("children")).ok()?;
-        found.extend(text.split_ascii_whitespace().filter_map(|child| child.parse().ok().map(Pid)));
-    }
-    Some(found)
+    let tasks = fs::read_dir(root()?.join(format!("{pid}/task"))).ok()?;
+    // A thread that ends meanwhile has left its children to another one.
+    let lists: Vec<_> =
+        tasks.filter_map(Result::ok).filter_map(|task| fs::read_to_string(task.path().join("children")).ok()).collect();
+    let found = lists.iter().flat_map(|list| list.split_ascii_whitespace()).filter_map(|child| child.parse().ok().map(Pid));
+    (!lists.is_empty()).then(|| found.collect())
 }
 
-/// Whether `/proc/PID/environ` holds exactly the entry `NAME=VALUE`. False where it may not be read.
-pub fn has_environment_entry(pid: Pid, entry: &[u8]) -> bool {
-    fs::read(format!("/proc/{pid}/environ")).is_ok_and(|bytes| bytes.split(|byte| *byte == 0).any(|found| found == entry))
+/// Our own children, read in parts: there may be tens of thousands. While we read we reap nobody, so the kernel's list only grows at
+/// its end and none is passed over.
+#[derive(Debug)]
+pub struct ChildrenFile {
+    file: fs::File,
+    /// Read and not handed out yet, in reverse.
+    buffered: Vec<Pid>,
+    /// The digits at the end of the last read, which may go on in the next.
+    cut: Vec<u8>,
+}
+
+impl ChildrenFile {
+    /// `None` where the kernel has no such file. We have one thread, so there is one list.
+    pub fn open_own() -> Option<Self> {
+        let me = std::process::id();
+        let file = fs::File::open(root()?.join(format!("{me}/task/{me}/children"))).ok()?;
+        Some(Self { file, buffered: Vec::new(), cut: Vec::new() })
+    }
+
+    pub fn next_buffered(&mut self) -> Option<Pid> {
+        self.buffered.pop()
+    }
+
+    /// False: that was all.
+    pub fn read_more(&mut self) -> bool {
+        let mut bytes = [0; 4096];
+        let length = self.file.read(&mut bytes).unwrap_or(0);
+        self.cut.extend(bytes.iter().take(length));
+        let whole = self.cut.iter().rposition(u8::is_ascii_whitespace).map_or(0, |end| end + 1);
+        let rest = if length == 0 { Vec::new() } else { self.cut.split_off(whole) };
+        let list = std::mem::replace(&mut self.cut, rest);
+        self.buffered =
+            String::from_utf8_lossy(&list).split_ascii_whitespace().rev().filter_map(|pid| pid.parse().ok().map(Pid)).collect();
+        length > 0
+    }
+}
+
+/// The entry `NAME=VALUE` of `/proc/PID/environ`, for a `name` that ends with `=`. `None` also where it may not be read.
+pub fn environment_entry(pid: Pid, name: &[u8]) -> Option<Vec<u8>> {
+    let bytes = fs::read(root()?.join(format!("{pid}/environ"))).ok()?;
+    bytes.split(|byte| *byte == 0).find(|entry| entry.starts_with(name)).map(<[u8]>::to_vec)
+}
+
+/// `/proc`, if it numbers processes as we do.
+pub fn root() -> Option<&'static PathBuf> {
+    static ROOT: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let look = || {
+        let own = fs::read_link("/proc/self").ok()?;
+        (own.to_str() == Some(&std::process::id().to_string())).then(|| PathBuf::from("/proc"))
+    };
+    ROOT.get_or_init(look).as_ref()
 }
 
 /// The signals that a process catches or ignores (`SigCgt`, `SigIgn`), as bit masks with bit 0 for signal 1.
@@ -98,7 +155,7 @@ pub fn parse_dispositions(status: &str) -> Option<Dispositions> {
 }
 
 pub fn dispositions(pid: Pid) -> Option<Dispositions> {
-    let bytes = fs::read(format!("/proc/{pid}/status")).ok()?;
+    let bytes = fs::read(root()?.join(format!("{pid}/status"))).ok()?;
     parse_dispositions(&String::from_utf8_lossy(&bytes))
 }
 
@@ -113,8 +170,15 @@ mod tests {
         assert_eq!(stat.pid, Pid(42));
         assert_eq!(stat.name, "a) R 1 (b");
         assert_eq!((stat.state, stat.parent, stat.group, stat.session), ('S', Pid(7), Pid(8), Pid(9)));
-        assert_eq!((stat.cpu_ticks, stat.start, stat.resident_pages), (154, 777, 321));
+        assert_eq!((stat.cpu_ticks, stat.start, stat.resident_pages, stat.threads), (154, 777, 321, 1));
         assert_eq!(parse_stat("42 (cut off"), None);
+    }
+
+    #[test]
+    fn a_process_whose_first_thread_has_ended_is_alive() {
+        let line = |threads: u32| format!("42 (x) Z 1 8 9 0 -1 4 1 2 3 4 5 6 7 8 20 0 {threads} 0 777 0 0 18446744073709551615");
+        assert!(parse_stat(&line(1)).is_some_and(|stat| stat.is_zombie()));
+        assert!(parse_stat(&line(3)).is_some_and(|stat| !stat.is_zombie()));
     }
 
     #[test]

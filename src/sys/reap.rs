@@ -8,19 +8,44 @@ use crate::cluster::words::{ExitStatus, Pid, Signal};
 /// A child that has ended and is not reaped yet, if there is one. It stays a zombie, so that its pid and its process group stay
 /// its own until [`reap`]. SIGCHLD coalesces: ask until there is none.
 pub fn ended_child() -> Option<Pid> {
+    match look(libc::P_ALL, 0) {
+        Seen::Ended(pid) => Some(pid),
+        Seen::Alive | Seen::None => None,
+    }
+}
+
+/// Whether this child has ended and is not reaped yet.
+pub fn has_ended(child: Pid) -> bool {
+    libc::id_t::try_from(child.0).is_ok_and(|id| look(libc::P_PID, id) == Seen::Ended(child))
+}
+
+/// Whether children of ours live and none has ended. The kernel's own word: true also of those that `/proc` does not show.
+pub fn only_living_children() -> bool {
+    look(libc::P_ALL, 0) == Seen::Alive
+}
+
+/// What `waitid` says of some children.
+#[derive(PartialEq, Eq)]
+enum Seen {
+    None,
+    Alive,
+    Ended(Pid),
+}
+
+fn look(kind: libc::idtype_t, id: libc::id_t) -> Seen {
     loop {
         // SAFETY: all-zero is a valid siginfo.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
         let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
         // SAFETY: the pointer is to a live siginfo.
-        let result = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, flags) };
+        let result = unsafe { libc::waitid(kind, id, &raw mut info, flags) };
         if result == 0 {
             // SAFETY: waitid fills in the fields of SIGCHLD, or leaves them zero where no child has ended.
             let pid = unsafe { info.si_pid() };
-            return (pid != 0).then_some(Pid(pid));
+            return if pid == 0 { Seen::Alive } else { Seen::Ended(Pid(pid)) };
         }
         if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-            return None; // ECHILD
+            return Seen::None; // ECHILD
         }
     }
 }

@@ -2,20 +2,26 @@
 //!
 //! A process belongs to a worker's tree if it descends from the leader, or shares a group or a session with one that does, or
 //! carries this life's `NOTIFY_SOCKET` in its environment. What has lost its parent is a child of ours (we are PID 1 or a
-//! subreaper), so it is enough to look at the leader's descendants and at our own children that are no leaders ("strays"):
-//! the cost is that of the tree, not of the machine.
+//! subreaper), so it is enough to look at the leader's descendants and at our own children that are no leaders ([`Strays`]):
+//! the cost is that of the trees, not of the machine, and one look serves all workers that are asked about at that moment.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
 
 use crate::cluster::words::{Pid, Signal};
 
 use super::process;
-use super::procfs::{self, Stat};
+use super::procfs::{self, ChildrenFile, Stat};
+
+/// What every process of a worker has in its environment, unless it was cleaned.
+const NOTIFY_SOCKET: &[u8] = b"NOTIFY_SOCKET=";
 
 /// What tells one worker's processes from all others.
 #[derive(Clone, Copy, Debug)]
 pub struct Mark<'a> {
     pub leader: Pid,
+    /// The leader was reaped. Its number is its group's as long as that has members, but a process of this number is a stranger.
+    pub leader_gone: bool,
     /// `NOTIFY_SOCKET=@...`, unique to this life.
     pub entry: &'a [u8],
 }
@@ -28,57 +34,148 @@ pub struct Member {
     start: u64,
 }
 
-/// The living members of a worker's tree besides its leader. `leaders` are all leaders, which are never strays.
-pub fn members(mark: Mark<'_>, is_leader: impl Fn(Pid) -> bool) -> Vec<Member> {
-    let me = own_pid();
-    let children = Children::look();
-    let mut found: BTreeMap<Pid, Stat> = BTreeMap::new();
-    children.descend(mark.leader, &mut found);
-    let mut strays: Vec<Stat> =
-        children.of(me).into_iter().filter(|pid| !is_leader(*pid) && !found.contains_key(pid)).filter_map(procfs::stat).collect();
-    let (our_group, our_session) = procfs::stat(me).map_or((me, me), |stat| (stat.group, stat.session));
-    let mut groups = BTreeSet::from([mark.leader]);
-    let mut sessions = BTreeSet::from([mark.leader]);
-    for stat in found.values() {
-        groups.insert(stat.group);
-        sessions.insert(stat.session);
-    }
-    // What all workers share tells nothing.
-    groups.remove(&our_group);
-    sessions.remove(&our_session);
-    loop {
-        let (ours, others): (Vec<_>, Vec<_>) = strays.into_iter().partition(|stat| {
-            groups.contains(&stat.group)
-                || sessions.contains(&stat.session)
-                || procfs::has_environment_entry(stat.pid, mark.entry)
-        });
-        strays = others;
-        if ours.is_empty() {
-            break;
+/// What was learned of our children that are no leaders. There may be tens of thousands, and a crash is no reason to look at each
+/// of them again: only their reaping, which is ours, ends what is known.
+#[derive(Default)]
+pub struct KnownStrays(HashMap<Pid, Rc<Stray>>);
+
+/// Our children that are no leaders, listed and looked at in parts.
+pub struct Strays {
+    list: List,
+    group: Pid,
+    session: Pid,
+    seen: Vec<Rc<Stray>>,
+}
+
+/// One of them, as it was when it was first seen.
+struct Stray {
+    pid: Pid,
+    group: Pid,
+    session: Pid,
+    entry: Option<Vec<u8>>,
+}
+
+/// Where the list comes from.
+enum List {
+    /// The kernel tells who is whose child.
+    Asked(ChildrenFile),
+    /// It does not: one pass over `/proc`.
+    Known(Children, Vec<Pid>),
+}
+
+impl KnownStrays {
+    /// It was reaped: its number may come again.
+    pub fn forget(&mut self, pid: Pid) {
+        self.0.remove(&pid);
+        if self.0.is_empty() {
+            self.0.shrink_to_fit();
         }
-        for stat in ours {
-            children.descend(stat.pid, &mut found);
-            found.insert(stat.pid, stat);
-        }
-        groups.extend(found.values().map(|stat| stat.group).filter(|group| *group != our_group));
-        sessions.extend(found.values().map(|stat| stat.session).filter(|session| *session != our_session));
     }
-    living(&found)
+}
+
+impl Strays {
+    /// Has looked at none yet.
+    pub fn list() -> Self {
+        let me = own_pid();
+        let list = match ChildrenFile::open_own() {
+            Some(file) => List::Asked(file),
+            None => {
+                let children = Children::look();
+                let ours = children.of(me);
+                List::Known(children, ours)
+            }
+        };
+        let (group, session) = procfs::stat(me).map_or((me, me), |stat| (stat.group, stat.session));
+        Self { list, group, session, seen: Vec::new() }
+    }
+
+    /// Looks at a part of them: at so many that were unknown, or at as many as one read lists. False: that was the last.
+    pub fn look(&mut self, unknown: usize, known: &mut KnownStrays, is_leader: impl Fn(Pid) -> bool) -> bool {
+        let mut looked_at = 0;
+        while looked_at < unknown {
+            let next = match &mut self.list {
+                List::Asked(file) => file.next_buffered(),
+                List::Known(_, ours) => ours.pop(),
+            };
+            let Some(pid) = next else {
+                return match &mut self.list {
+                    List::Asked(file) => file.read_more(),
+                    List::Known(..) => false,
+                };
+            };
+            if is_leader(pid) {
+                continue;
+            }
+            if let Some(stray) = known.0.get(&pid) {
+                self.seen.push(Rc::clone(stray));
+                continue;
+            }
+            looked_at += 1;
+            if let Some(stat) = procfs::stat(pid).filter(|stat| !stat.is_zombie()) {
+                let entry = procfs::environment_entry(pid, NOTIFY_SOCKET);
+                let stray = Rc::new(Stray { pid, group: stat.group, session: stat.session, entry });
+                known.0.insert(pid, Rc::clone(&stray));
+                self.seen.push(stray);
+            }
+        }
+        true
+    }
+
+    /// The living members of a worker's tree besides its leader.
+    pub fn members(&self, mark: Mark<'_>) -> Vec<Member> {
+        let asked = Children::Asked;
+        let children = match &self.list {
+            List::Asked(_) => &asked,
+            List::Known(children, _) => children,
+        };
+        let mut found: BTreeMap<Pid, Stat> = BTreeMap::new();
+        if !mark.leader_gone {
+            children.descend(mark.leader, &mut found);
+        }
+        let mut groups = BTreeSet::from([mark.leader]);
+        let mut sessions = BTreeSet::from([mark.leader]);
+        let mut strays: Vec<&Rc<Stray>> = self.seen.iter().collect();
+        loop {
+            groups.extend(found.values().map(|stat| stat.group));
+            sessions.extend(found.values().map(|stat| stat.session));
+            // What all workers share tells nothing.
+            groups.remove(&self.group);
+            sessions.remove(&self.session);
+            let (ours, others): (Vec<_>, Vec<_>) = strays.into_iter().partition(|stray| {
+                let carries_it = stray.entry.as_deref() == Some(mark.entry);
+                carries_it || groups.contains(&stray.group) || sessions.contains(&stray.session)
+            });
+            strays = others;
+            if ours.is_empty() {
+                break;
+            }
+            // As it is now: it may have ended since it was first seen.
+            for stat in ours.into_iter().filter_map(|stray| procfs::stat(stray.pid)) {
+                children.descend(stat.pid, &mut found);
+                found.insert(stat.pid, stat);
+            }
+        }
+        living(&found)
+    }
 }
 
 /// Whether a process belongs to a worker's tree, seen from the process upwards: what a message's sender is asked.
 pub fn belongs(pid: Pid, mark: Mark<'_>) -> bool {
-    let Some(stat) = procfs::stat(pid) else { return false };
-    if pid == mark.leader || stat.group == mark.leader || stat.session == mark.leader {
+    let is_leader = |pid| pid == mark.leader && !mark.leader_gone;
+    if is_leader(pid) {
         return true;
     }
-    if procfs::has_environment_entry(pid, mark.entry) {
+    let Some(stat) = procfs::stat(pid) else { return false };
+    if stat.group == mark.leader || stat.session == mark.leader {
+        return true;
+    }
+    if procfs::environment_entry(pid, NOTIFY_SOCKET).is_some_and(|entry| entry == mark.entry) {
         return true;
     }
     let mut ancestor = stat.parent;
     // A chain cannot be longer than there are processes; parents that change meanwhile must not make it endless.
     for _ in 0..10_000 {
-        if ancestor == mark.leader {
+        if is_leader(ancestor) {
             return true;
         }
         match procfs::stat(ancestor) {
