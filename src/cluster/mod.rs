@@ -5,6 +5,7 @@
 #![warn(clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)]
 
 pub mod effect;
+mod ending;
 pub mod event;
 pub mod policy;
 mod publish;
@@ -14,10 +15,14 @@ mod rollout;
 mod roster;
 mod scale;
 mod shutdown;
+#[cfg(test)]
+mod sim;
 pub mod sizing;
 mod slots;
 pub mod status;
 mod supervisor;
+#[cfg(test)]
+mod timetable;
 pub mod units;
 pub mod words;
 mod worker;

@@ -10,11 +10,12 @@
 use std::time::Duration;
 
 use super::effect::{Effect, Finish, Note};
+use super::ending::KILL_PATIENCE;
 use super::event::Left;
 use super::policy::DrainDelay;
 use super::slots::Occupancy;
 use super::status::Reason;
-use super::supervisor::{KILL_PATIENCE, Supervisor};
+use super::supervisor::Supervisor;
 use super::words::{ExitStatus, Signal, Time};
 use super::worker::{Phase, Worker};
 

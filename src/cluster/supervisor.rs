@@ -2,7 +2,8 @@
 //!
 //! | file | decides |
 //! |---|---|
-//! | this one | who is told of an event; starting a worker; what follows an end |
+//! | this one | who is told of an event; starting a worker |
+//! | `ending.rs` | stopping and killing one worker; what follows its end |
 //! | `readiness.rs` | when a worker is ready, hung, too old; when the others follow slot 0 |
 //! | `rollout.rs` | successor first, then the predecessor: reload, restart, lifetime, hung |
 //! | `scale.rs` | more and fewer slots |
@@ -15,19 +16,14 @@ use std::time::Duration;
 use super::effect::{Effect, Finish, Note};
 use super::event::{Event, ExecFailure, Request};
 use super::policy::Policy;
-use super::restart::{self, Ending, Jitter, Verdict};
+use super::restart::{self, Jitter};
 use super::rollout::Rollout;
 use super::roster::Roster;
 use super::shutdown::{Course, Outcome};
 use super::slots::{Occupancy, Slots};
-use super::status::{Facts, LastExit, Reason};
-use super::words::{ExitStatus, Life, Pid, Signal, Slot, Time};
-use super::worker::{Ended, KILL_TRIES, Phase, Worker, earliest};
-
-/// From the first SIGKILL to the second; every further wait is twice as long.
-const KILL_RETRY: Duration = Duration::from_millis(20);
-/// From SIGKILL to all to going on without what is left.
-pub(super) const KILL_PATIENCE: Duration = Duration::from_secs(1);
+use super::status::Facts;
+use super::words::{Life, Pid, Slot, Time};
+use super::worker::{Phase, Worker, earliest};
 
 #[derive(Clone, Debug)]
 pub struct Supervisor {
@@ -51,6 +47,7 @@ pub struct Supervisor {
 /// What the history of this cluster has taught.
 #[expect(clippy::struct_excessive_bools, reason = "facts of the past, each learned once and by itself")]
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, each of which becomes true once")]
 pub(super) struct Learned {
     /// Some worker has said `READY=1`: the program notifies, and all later workers are asked to.
     pub(super) notifies: bool,
@@ -184,8 +181,6 @@ impl Supervisor {
         }
     }
 
-    // === starting ===
-
     /// A slot that has no worker gets one at this instant; the one place that starts workers for slots is [`Supervisor::start_slots`].
     pub(super) fn start_at(&mut self, at: Time, slot: Slot) {
         self.slots.occupy(slot, Occupancy::Backoff { until: at });
@@ -285,244 +280,6 @@ impl Supervisor {
             Some(code) if !self.learned.executed => self.finish(now, code, Finish::CannotExecute { why }),
             Some(_) | None => self.note(Note::ExecFailed { slot, why }),
         }
-    }
-
-    // === ending ===
-
-    fn leader_ended(&mut self, now: Time, life: Life, status: ExitStatus, rest: u32) {
-        let Some(worker) = self.roster.get(life).filter(|worker| worker.ended.is_none()).cloned() else { return };
-        let by_itself = if status == ExitStatus::Code(0) { Reason::Exit } else { Reason::Crash };
-        let reason = worker.purpose.unwrap_or(by_itself);
-        let verdict = restart::verdict(&self.policy, self.ending(now, &worker, status));
-        if worker.exec_failure.is_none() {
-            self.note(Note::Ended { slot: worker.slot, pid: worker.pid_for_log(), status, reason, rest });
-        }
-        self.count_status(&worker, status);
-        self.roster.update(life, |worker| worker.ended = Some(Ended { status, at: now, verdict }));
-        // Of the slot's worker or its predecessor; a successor that fails never was the slot's.
-        if self.slots.worker(worker.slot).is_none_or(|worker| life <= worker)
-            && let Some(state) = self.slots.get_mut(worker.slot)
-        {
-            state.last_exit = Some(LastExit { status, reason, at: now });
-        }
-        let text = worker.exec_failure.clone().unwrap_or_else(|| status.to_string());
-        self.successor_failed(now, life, &format!("the new worker of slot {} ended before it was ready: {text}", worker.slot));
-        let is_killed = matches!(worker.phase, Phase::Killed { .. });
-        let is_replaced = worker.purpose.is_none() && verdict != Verdict::Done && self.course.starts_workers();
-        if rest == 0 {
-            self.tree_ended(now, life);
-        } else if is_replaced && !is_killed {
-            // What a crashed leader leaves behind may hold its port: it must be gone before the successor starts.
-            self.kill(now, life);
-        } else {
-            self.stop_rest(now, life);
-        }
-    }
-
-    fn ending(&self, now: Time, worker: &Worker, status: ExitStatus) -> Ending {
-        Ending {
-            status,
-            forked: worker.forked,
-            at: now,
-            ready_since: worker.ready_since,
-            program_notifies: self.learned.notifies,
-            failed_by_us: matches!(worker.purpose, Some(Reason::StartTimeout | Reason::Hung)),
-        }
-    }
-
-    fn stop_rest(&mut self, now: Time, life: Life) {
-        let fallback = self.course.kill_at().unwrap_or(now + self.policy.grace);
-        let signal = self.roster.update(life, |worker| match worker.phase {
-            Phase::Killed { .. } => false,
-            Phase::Stopping { kill_at, .. } => {
-                worker.phase = Phase::Stopping { kill_at, signalled: true };
-                true
-            }
-            Phase::Forking | Phase::Starting { .. } | Phase::Ready | Phase::Hung => {
-                worker.phase = Phase::Stopping { kill_at: fallback, signalled: true };
-                true
-            }
-        });
-        match signal {
-            Some(true) => self.effects.push(Effect::StopRest { life }),
-            Some(false) => self.send_kill(life),
-            None => {}
-        }
-    }
-
-    /// The stop signal to a worker that runs; to one that is already stopping only an earlier deadline.
-    pub(super) fn stop_worker(&mut self, life: Life, reason: Reason, deadline: Time) {
-        let Some(signal) = self.roster.update(life, |worker| match worker.phase {
-            Phase::Killed { .. } => false,
-            Phase::Stopping { kill_at, signalled } => {
-                worker.phase = Phase::Stopping { kill_at: kill_at.min(deadline), signalled: true };
-                worker.purpose = worker.purpose.or(Some(reason));
-                !signalled
-            }
-            Phase::Forking | Phase::Starting { .. } | Phase::Ready | Phase::Hung => {
-                worker.phase = Phase::Stopping { kill_at: deadline, signalled: true };
-                worker.purpose = Some(reason);
-                true
-            }
-        }) else {
-            return;
-        };
-        let Some(worker) = self.roster.get(life) else { return };
-        if signal && worker.ended.is_none() {
-            let (slot, pid) = (worker.slot, worker.pid_for_log());
-            let failed_to_start = worker.exec_failure.is_some();
-            self.effects.push(Effect::StopLeader { life });
-            if !failed_to_start {
-                self.note(Note::Stopping { slot, pid, reason });
-            }
-        }
-    }
-
-    /// SIGKILL to the whole tree.
-    pub(super) fn kill(&mut self, now: Time, life: Life) {
-        let by_default = if self.course.starts_workers() { Reason::Crash } else { Reason::Stop };
-        let Some((slot, pid, reason)) = self.roster.update(life, |worker| {
-            worker.phase = Phase::Killed { retry_at: now + KILL_RETRY, tries: 1 };
-            if worker.ended.is_none() && by_default == Reason::Stop {
-                worker.purpose.get_or_insert(Reason::Stop);
-            }
-            (worker.slot, worker.pid_for_log(), worker.purpose.unwrap_or(by_default))
-        }) else {
-            return;
-        };
-        self.send_kill(life);
-        self.note(Note::Killing { slot, pid, reason });
-    }
-
-    fn send_kill(&mut self, life: Life) {
-        if self.roster.get(life).is_some_and(|worker| worker.ended.is_some()) {
-            self.count_kill();
-        }
-        self.effects.push(Effect::KillTree { life });
-    }
-
-    fn kill_again(&mut self, now: Time, life: Life, tries: u32) {
-        self.send_kill(life);
-        // After 20, 40, 80, ... ms: about one second in all; then now and then.
-        let wait = if tries < KILL_TRIES { KILL_RETRY * (1 << tries) } else { KILL_PATIENCE * 30 };
-        self.roster.update(life, |worker| worker.phase = Phase::Killed { retry_at: now + wait, tries: tries.saturating_add(1) });
-        if tries != KILL_TRIES {
-            return;
-        }
-        // Uninterruptible: it ends when the kernel lets it; nobody waits for it.
-        let Some(worker) = self.roster.get(life).cloned() else { return };
-        self.note(Note::StillThere { slot: worker.slot, pid: worker.pid_for_log() });
-        let ended = worker.ended.unwrap_or_else(|| {
-            let status = ExitStatus::Signal { signal: Signal::KILL, core: false };
-            let verdict = restart::verdict(&self.policy, self.ending(now, &worker, status));
-            Ended { status, at: now, verdict }
-        });
-        self.successor_failed(now, life, &format!("the new worker of slot {} does not end", worker.slot));
-        self.lose(now, &worker, ended);
-    }
-
-    pub(super) fn tree_ended(&mut self, now: Time, life: Life) {
-        let Some(ended) = self.roster.get(life).and_then(|worker| worker.ended) else { return };
-        let Some(worker) = self.roster.remove(life) else { return };
-        self.lose(now, &worker, ended);
-    }
-
-    /// This worker is nobody's any more.
-    fn lose(&mut self, now: Time, worker: &Worker, ended: Ended) {
-        self.left(worker.life);
-        if self.slots.worker(worker.slot) != Some(worker.life) {
-            return;
-        }
-        let verdict = match worker.purpose {
-            // We ended it and nobody took its place: it is still wanted, or its slot goes.
-            Some(Reason::Reload | Reason::Lifetime | Reason::Scale | Reason::Stop) => Verdict::ReplaceNow,
-            Some(Reason::Hung | Reason::StartTimeout | Reason::Exit | Reason::Crash) | None => ended.verdict,
-        };
-        self.vacate(now, worker, Ended { verdict, ..ended });
-    }
-
-    /// The slot has lost its worker: what next.
-    fn vacate(&mut self, now: Time, worker: &Worker, ended: Ended) {
-        let (slot, status) = (worker.slot, Some(ended.status));
-        if !self.course.starts_workers() {
-            self.slots.occupy(slot, Occupancy::Done { status });
-            return;
-        }
-        if slot.0 >= self.wanted {
-            self.close_empty(now, slot);
-            return;
-        }
-        let by_itself = matches!(worker.purpose, None | Some(Reason::Hung | Reason::StartTimeout));
-        if by_itself && self.ends_with_first(now, slot, ended.status) {
-            return;
-        }
-        if by_itself
-            && ended.verdict != Verdict::Done
-            && let Some(state) = self.slots.get_mut(slot)
-        {
-            state.restarts = state.restarts.saturating_add(1);
-        }
-        match ended.verdict {
-            Verdict::ReplaceNow => {
-                self.reset_failures(slot);
-                self.start_at(now, slot);
-            }
-            Verdict::Recycle { not_before } => {
-                self.reset_failures(slot);
-                self.start_at(not_before.max(now), slot);
-            }
-            Verdict::Retry => self.retry(now, slot, ended),
-            Verdict::Done => {
-                self.slots.occupy(slot, Occupancy::Done { status });
-                self.note(Note::SlotDone { slot });
-                self.finish_if_all_done(now);
-            }
-        }
-    }
-
-    fn retry(&mut self, now: Time, slot: Slot, ended: Ended) {
-        let jitter = self.jitter.next();
-        let Some(state) = self.slots.get_mut(slot) else { return };
-        state.failures = state.failures.saturating_add(1);
-        let failures = state.failures;
-        let delay = restart::delay(self.policy.backoff, failures, jitter);
-        // Counted from the leader's end, not from the end of what it left behind.
-        let until = (ended.at + delay).max(now);
-        self.start_at(until, slot);
-        self.note(Note::Waits { slot, failures, delay });
-        if self.is_hopeless() {
-            self.finish(now, ended.status.as_code(), Finish::GaveUp { failures });
-        }
-    }
-
-    fn reset_failures(&mut self, slot: Slot) {
-        if let Some(state) = self.slots.get_mut(slot) {
-            state.failures = 0;
-        }
-    }
-
-    /// No worker was ever ready, and every slot that was started has failed too often in a row.
-    fn is_hopeless(&self) -> bool {
-        self.learned.first_ready.is_none()
-            && self.slots.iter().all(|(_, state)| match state.occupancy {
-                Occupancy::Waiting | Occupancy::Done { .. } => true,
-                Occupancy::Worker(_) | Occupancy::Backoff { .. } => state.failures >= restart::GIVE_UP_AFTER,
-            })
-    }
-
-    fn ends_with_first(&mut self, now: Time, slot: Slot, status: ExitStatus) -> bool {
-        let first = slot == Slot(0) && !self.learned.others_follow && self.policy.end_with_first;
-        if first {
-            self.slots.occupy(slot, Occupancy::Done { status: Some(status) });
-            self.finish(now, status.as_code(), Finish::FirstEnded);
-        }
-        first
-    }
-
-    /// A slot above the wanted count goes as soon as nothing is in it; the others may all be done.
-    pub(super) fn close_empty(&mut self, now: Time, slot: Slot) {
-        self.slots.remove(slot);
-        self.finish_if_all_done(now);
     }
 
     pub(super) fn note(&mut self, note: Note) {

@@ -115,12 +115,12 @@ impl Worker {
     }
 
     pub(super) fn is_ready(&self) -> bool {
-        self.phase == Phase::Ready && self.ended.is_none()
+        self.phase == Phase::Ready
     }
 
     /// Lives and is not on its way out.
     pub(super) fn is_serving_or_starting(&self) -> bool {
-        self.ended.is_none() && matches!(self.phase, Phase::Forking | Phase::Starting { .. } | Phase::Ready | Phase::Hung)
+        matches!(self.phase, Phase::Forking | Phase::Starting { .. } | Phase::Ready | Phase::Hung)
     }
 
     /// SIGKILL was sent again and again, and something of it is still there: nobody waits for it any more.
@@ -131,7 +131,6 @@ impl Worker {
     pub(super) fn row_state(&self) -> RowState {
         match self.phase {
             Phase::Forking | Phase::Starting { .. } => RowState::Starting,
-            Phase::Ready if self.ended.is_some() => RowState::Stopping,
             Phase::Ready => RowState::Ready,
             Phase::Hung => RowState::Hung,
             Phase::Stopping { .. } => RowState::Stopping,

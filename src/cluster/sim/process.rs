@@ -1,0 +1,101 @@
+//! What a simulated worker does with its life, written down before it is born.
+
+use crate::cluster::event::{ExecFailure, Notice};
+use crate::cluster::words::{ExitStatus, Signal};
+
+/// Virtual milliseconds.
+pub(crate) type Ms = u64;
+
+/// How long something takes that never happens by itself.
+pub(crate) const NEVER: Ms = Ms::MAX;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Behaviour {
+    pub(crate) fork_refused: bool,
+    pub(crate) exec: Exec,
+    /// Ends by itself so long after exec.
+    pub(crate) runs: Ms,
+    pub(crate) status: ExitStatus,
+    pub(crate) on_stop: OnStop,
+    pub(crate) rest: Rest,
+    /// From SIGKILL to the end of the tree; `NEVER` is an uninterruptible sleep.
+    pub(crate) kill_takes: Ms,
+    /// What it says on its `NOTIFY_SOCKET`, each so long after exec.
+    pub(crate) says: Vec<(Ms, Notice)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Exec {
+    After(Ms),
+    Fails(ExecFailure),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum OnStop {
+    /// The signal ends it.
+    Dies,
+    /// It needs so long, and calls `exit`.
+    Exits(u8, Ms),
+    Ignores,
+}
+
+/// What the leader leaves behind.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rest {
+    pub(crate) count: u32,
+    /// Goes by itself so long after the leader.
+    pub(crate) stays: Ms,
+    /// Goes so long after the stop signal.
+    pub(crate) stop_takes: Ms,
+}
+
+impl Behaviour {
+    /// A server that runs for ever and ends by the stop signal.
+    pub(crate) fn serves() -> Self {
+        Self {
+            fork_refused: false,
+            exec: Exec::After(1),
+            runs: NEVER,
+            status: ExitStatus::Code(0),
+            on_stop: OnStop::Dies,
+            rest: Rest { count: 0, stays: NEVER, stop_takes: 0 },
+            kill_takes: 0,
+            says: Vec::new(),
+        }
+    }
+
+    /// It ends by itself with this code.
+    pub(crate) fn exits(code: u8, runs: Ms) -> Self {
+        Self { runs, status: ExitStatus::Code(code), ..Self::serves() }
+    }
+
+    pub(crate) fn crashes(signal: Signal, runs: Ms) -> Self {
+        Self { runs, status: ExitStatus::Signal { signal, core: false }, ..Self::serves() }
+    }
+
+    pub(crate) fn refused() -> Self {
+        Self { fork_refused: true, ..Self::serves() }
+    }
+
+    pub(crate) fn cannot_execute(failure: ExecFailure) -> Self {
+        Self { exec: Exec::Fails(failure), ..Self::serves() }
+    }
+
+    pub(crate) fn on_stop(self, on_stop: OnStop) -> Self {
+        Self { on_stop, ..self }
+    }
+
+    pub(crate) fn saying(mut self, after: Ms, notice: Notice) -> Self {
+        self.says.push((after, notice));
+        self
+    }
+
+    pub(crate) fn notifies(self, after: Ms) -> Self {
+        self.saying(after, Notice::Ready)
+    }
+
+    /// Leaves this behind when its leader goes.
+    pub(crate) fn leaving(self, rest: Rest) -> Self {
+        Self { rest, ..self }
+    }
+}
