@@ -202,3 +202,35 @@ fn what_is_not_built_yet_is_accepted_and_reported() {
     }
     assert_eq!(cluster.stop().0, 0);
 }
+
+#[test]
+fn the_log_can_be_json() {
+    let cluster = Cluster::start(Mode::Plain, &[("WORKERS", "1"), ("LOG_FORMAT", "json"), ("LOG", "debug")], &["sleep", "1000"]);
+    cluster.ready(1);
+    let (code, _, err) = cluster.stop();
+    assert_eq!(code, 0);
+    assert!(err.lines().count() >= 2, "{err}");
+    for line in err.lines() {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(event["level"].is_string() && event["timestamp"].is_string(), "{line}");
+    }
+}
+
+#[test]
+fn a_good_run_is_silent_but_for_information() {
+    let (code, out, err) = Cluster::start(Mode::Plain, &[("LOG", "warn")], &["echo", "hi"]).finish();
+    assert_eq!((code, out.as_str(), err.as_str()), (0, "hi\n", ""));
+}
+
+#[test]
+fn in_kubernetes_the_grace_fits_the_default_termination_period() {
+    let plan = |inside: bool| {
+        let launch = Launch::arguments(Mode::Plain, &["plan", "--", "true"]);
+        let launch = if inside { launch.env("KUBERNETES_SERVICE_HOST", "10.0.0.1") } else { launch };
+        let (code, out, err) = launch.start().finish();
+        assert_eq!(code, 0, "{err}");
+        out.lines().find(|line| line.contains(" GRACE") || line.contains("_GRACE")).unwrap_or_default().to_owned()
+    };
+    assert!(plan(false).contains("8s"), "{}", plan(false));
+    assert!(plan(true).contains("20s") || plan(true).contains("25s"), "{}", plan(true));
+}

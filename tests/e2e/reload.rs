@@ -150,7 +150,8 @@ fn first_cpu() -> String {
 #[test]
 fn the_commands_do_from_inside_what_signals_do() {
     for mode in modes() {
-        let cluster = Cluster::start(mode, &[("WORKERS", "2"), ("READY", "running")], &["sleep", "1000"]);
+        let launch = Launch::of(mode, &["sleep", "1000"]).set("WORKERS", 2).set("READY", "running");
+        let cluster = launch.apart().start();
         cluster.ready(2);
         let run = |words: &[&str]| {
             let output = cluster.cli(words);
@@ -178,7 +179,8 @@ fn the_commands_do_from_inside_what_signals_do() {
 
 #[test]
 fn the_commands_refuse_what_makes_no_sense() {
-    let cluster = Cluster::start(Mode::Plain, &[("WORKERS", "1"), ("READY", "running")], &["sleep", "1000"]);
+    let launch = Launch::of(Mode::Plain, &["sleep", "1000"]).set("WORKERS", 1).set("READY", "running");
+    let cluster = launch.apart().start();
     let before = cluster.ready(1);
     for words in [&["scale"][..], &["scale", "many"], &["scale", "0"], &["scale", "-1"], &["restart"], &["restart", "x"]] {
         let output = cluster.cli(words);
@@ -199,7 +201,8 @@ fn the_commands_need_the_same_uid_or_root() {
     }
     for mode in modes() {
         let nobody = ["setpriv", "--reuid=61851", "--regid=61851", "--clear-groups"];
-        let cluster = Cluster::start(mode, &[("WORKERS", "1"), ("READY", "running")], &["sleep", "1000"]);
+        let launch = || Launch::of(mode, &["sleep", "1000"]).set("WORKERS", 1).set("READY", "running").apart();
+        let cluster = launch().start();
         let before = cluster.ready(1);
         for words in [&["stop"][..], &["reload"], &["scale", "2"], &["restart", "0"]] {
             let output = cluster.cli_through(&nobody, words);
@@ -209,12 +212,26 @@ fn the_commands_need_the_same_uid_or_root() {
         assert_eq!((&cluster.workers()["generation"], cluster.workers()["state"].as_str()), (&1.into(), Some("running")));
         assert_eq!(cluster.stop().0, 0);
         // The same uid is enough, without root.
-        let launch = Launch::of(mode, &["sleep", "1000"]).set("WORKERS", 1).set("READY", "running").wrap(&nobody);
-        let cluster = launch.start();
+        let cluster = launch().wrap(&nobody).start();
         cluster.ready(1);
         let output = cluster.cli_through(&nobody, &["stop"]);
         assert_eq!(output.status.code(), Some(0), "{output:?}\n{}", cluster.story());
         assert_eq!(cluster.finish().0, 0);
+    }
+}
+
+#[test]
+fn the_commands_do_not_guess_which_of_several_is_meant() {
+    let launch = || Launch::of(Mode::Plain, &["sleep", "1000"]).set("WORKERS", 1);
+    let first = launch().start();
+    let second = launch().start();
+    (first.ready(1), second.ready(1));
+    let output = first.cli(&["stop"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{output:?}");
+    for cluster in [first, second] {
+        assert!(said.contains(&cluster.pid().to_string()), "{said}");
+        assert_eq!((cluster.ready(1).len(), cluster.stop().0), (1, 0));
     }
 }
 

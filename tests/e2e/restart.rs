@@ -296,3 +296,21 @@ fn a_command_that_disappears_is_a_failing_start_once_it_has_run() {
         assert_eq!(cluster.stop().0, 0, "{mode:?}");
     }
 }
+
+#[test]
+fn an_old_worker_is_replaced_gracefully_and_one_at_a_time() {
+    let settings = [("WORKERS", "2"), ("READY", "running"), ("MAX_LIFETIME", "3s")];
+    let cluster = Cluster::start(Mode::Plain, &settings, &["sleep", "1000"]);
+    let before = cluster.ready(2);
+    let mut fewest = usize::MAX;
+    cluster.until("both were replaced", |cluster| {
+        let ready = cluster.pids_in("ready");
+        fewest = fewest.min(ready.len());
+        ready.len() == 2 && before.iter().all(|pid| !ready.contains(pid))
+    });
+    assert_eq!(fewest, 2, "successor first");
+    let rows = cluster.rows();
+    assert!(rows.iter().any(|row| row["last_exit"]["reason"] == "lifetime"), "{rows:?}");
+    assert_eq!(cluster.workers()["generation"], 1);
+    assert_eq!(cluster.stop().0, 0);
+}

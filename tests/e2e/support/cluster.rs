@@ -244,9 +244,9 @@ impl Cluster {
     pub(crate) fn cli_through(&self, wrapper: &[&str], words: &[&str]) -> Output {
         let mut line: Vec<&str> = Vec::new();
         let target = self.init.to_string();
-        if self.launch.mode == Mode::Pid1 {
+        if self.launch.own_mounts {
             line.extend(["nsenter", "--target", &target]);
-            line.extend(enter_flags());
+            line.extend(enter_flags().into_iter().filter(|flag| *flag != "--pid" || self.launch.mode == Mode::Pid1));
         }
         line.extend(wrapper);
         line.push(env!("CARGO_BIN_EXE_clusterinit"));

@@ -35,6 +35,8 @@ pub(crate) struct Launch {
     /// The entry that marks the environment of everything that this launch starts.
     pub(crate) mark: (String, String),
     pub(crate) side_port: SocketAddr,
+    /// Whether it has a mount namespace that no other test's clusterinit lives in.
+    pub(crate) own_mounts: bool,
 }
 
 impl Launch {
@@ -58,6 +60,7 @@ impl Launch {
             stderr: Sink::Collected,
             mark: ("E2E_MARK".to_owned(), format!("{}-{number}", std::process::id())),
             side_port,
+            own_mounts: mode == Mode::Pid1,
         }
     }
 
@@ -81,6 +84,16 @@ impl Launch {
     /// As [`Launch::wrap`] with a shell script.
     pub(crate) fn wrap_sh(self, setup: &str) -> Self {
         self.wrap(&["sh", "-c", &format!("{setup}; exec \"$@\""), "sh"])
+    }
+
+    /// Sets it apart from what other tests run: our subcommands find a clusterinit by its mount and PID namespaces.
+    pub(crate) fn apart(mut self) -> Self {
+        if self.own_mounts {
+            return self;
+        }
+        self.own_mounts = true;
+        let user: &[&str] = if nix::unistd::geteuid().is_root() { &[] } else { &["--user", "--map-root-user"] };
+        self.wrap(&[&["unshare", "--mount"], user].concat())
     }
 
     pub(crate) fn start(self) -> Cluster {
