@@ -225,7 +225,8 @@ fn the_commands_do_not_guess_which_of_several_is_meant() {
     let launch = || Launch::of(Mode::Plain, &["sleep", "1000"]).set("WORKERS", 1);
     let first = launch().start();
     let second = launch().start();
-    (first.ready(1), second.ready(1));
+    first.ready(1);
+    second.ready(1);
     let output = first.cli(&["stop"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success(), "{output:?}");
