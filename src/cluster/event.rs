@@ -39,7 +39,7 @@ pub enum ExecFailure {
     Transient,
 }
 
-/// One message of the sd_notify protocol (`man 3 sd_notify`), as far as it concerns us.
+/// One message of the `sd_notify` protocol (`man 3 sd_notify`), as far as it concerns us.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     Ready,

@@ -1,15 +1,46 @@
 //! The environment, parsed: a [`Config`] that exists is a configuration that works.
+//!
+//! ```text
+//! environment -> environment.rs (which names are ours)  -> raw.rs (envy: a flat RawConfig of texts)
+//!             -> read.rs (texts -> Config) -> all Mistakes at once, or a Config
+//! ```
+//! [`VARIABLES`] is the one table of names and defaults. The leaves (`number`, `duration`, `size`, `words`, `ports`, `listen`,
+//! `signals`, `user`, `log`) each parse one kind of value, and say what is allowed when they refuse it. `effective` says what
+//! `auto` comes to.
+
+mod duration;
+mod effective;
+mod environment;
+mod listen;
+mod log;
+mod mistakes;
+mod number;
+mod ports;
+mod raw;
+mod read;
+mod signals;
+mod size;
+mod user;
+mod variables;
+mod words;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cluster::policy::{Backoff, Restart};
+pub use crate::cluster::sizing::{Rounding, Workers};
 use crate::cluster::words::Signal;
 
+pub use duration::show as show_duration;
+pub use effective::not_in_force;
+pub use mistakes::Mistakes;
+pub use number::MOST_WORKERS;
+pub use variables::{PREFIX, VARIABLES, Variable};
+
 /// Every `CLUSTERINIT_` variable, as it is in force. `None` means `auto` where the field's comment does not say otherwise.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub workers: Workers,
     pub workers_per_cpu: f64,
@@ -49,7 +80,7 @@ pub struct Config {
     /// `None`: `off`.
     pub health_addr: Option<SocketAddr>,
     pub output: Output,
-    /// `LOG`: a level or a tracing filter, checked.
+    /// `LOG`: a level, `off`, or directives that `tracing_subscriber::filter::Targets` parses.
     pub log: String,
     pub log_format: LogFormat,
     pub user: Option<User>,
@@ -59,24 +90,8 @@ pub struct Config {
     /// The `CLUSTERINIT_` variables that the caller set, without the prefix, with their values: what `plan` shows as "set" and
     /// what may have to be reported as not in force.
     pub given: BTreeMap<String, String>,
-    /// Unknown names under `STRICT=off`, one line each.
+    /// Unknown names under `STRICT=off`, and a `WEB_CONCURRENCY` that could not be used: one line each.
     pub warnings: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Workers {
-    Auto,
-    /// An explicit `CLUSTERINIT_WORKERS`.
-    Count(u32),
-    /// `WORKERS` is unset and `WEB_CONCURRENCY` is a number: workers then see `WEB_CONCURRENCY=1`.
-    WebConcurrency(u32),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rounding {
-    Ceil,
-    Floor,
-    Nearest,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,16 +160,16 @@ pub enum LogFormat {
 /// One address of `LISTEN`, with its name for `LISTEN_FDNAMES`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
-    /// Without `name=`: `unknown`, as systemd has it.
+    /// Without `name=`: `unknown`, as systemd has it. Printable ASCII without `:`.
     pub name: String,
     pub address: ListenAddress,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenAddress {
-    /// A bare port is `[::]:port`, dual stack.
+    /// A bare port is `[::]:port`, dual stack. Port 0: the kernel picks one.
     Tcp(SocketAddr),
-    /// `unix:/path`, or `unix:@name` in the abstract namespace.
+    /// An absolute path, or `@name` in the abstract namespace; fits into `sun_path`.
     Unix(PathBuf),
 }
 
@@ -176,4 +191,48 @@ pub enum SignalAction {
 pub struct User {
     pub uid: u32,
     pub gid: u32,
+}
+
+impl Default for Config {
+    /// What an empty environment means; `VARIABLES` says the same in text, and a test compares the two.
+    fn default() -> Self {
+        Self {
+            workers: Workers::Auto,
+            workers_per_cpu: 1.0,
+            cpu_rounding: Rounding::Ceil,
+            worker_memory: WorkerMemory::Auto,
+            worker_memory_min: 128 << 20,
+            memory_reserve: None,
+            memory_soft: Some(0.9),
+            runtime_hints: true,
+            stop_signal: Signal::TERM,
+            drain_delay: None,
+            grace: None,
+            stop_when: StopWhen::Quiet,
+            restart: Restart::Auto,
+            backoff: Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(30) },
+            start_timeout: Duration::from_secs(60),
+            min_ready: 1,
+            unhealthy_after: Duration::from_secs(120),
+            ready: Ready::Auto,
+            share: Share::Auto,
+            share_ports: SharePorts::All,
+            port_per_worker: Vec::new(),
+            balance: Balance::Spread,
+            listen: Vec::new(),
+            node_ipc: NodeIpc::Auto,
+            hang_timeout: None,
+            max_lifetime: None,
+            signals: signals::defaults(),
+            health_addr: Some(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 9180))),
+            output: Output::Inherit,
+            log: "info".to_owned(),
+            log_format: LogFormat::Text,
+            user: None,
+            termination_log: PathBuf::from("/dev/termination-log"),
+            kubernetes: false,
+            given: BTreeMap::new(),
+            warnings: Vec::new(),
+        }
+    }
 }

@@ -1,3 +1,15 @@
 //! One kernel facility per file, no policy.
 
+pub mod affinity;
+pub mod cgroup;
+pub mod descriptor;
+pub mod init;
+pub mod instance;
+pub mod measure;
+pub mod owners;
+pub mod poll;
+pub mod process;
 pub mod procfs;
+pub mod reap;
+pub mod signals;
+pub mod tree;

@@ -1,0 +1,157 @@
+//! What `auto` comes to, and which settings ask for more than this version does.
+
+use std::time::Duration;
+
+use super::{Balance, Config, NodeIpc, Output, Ready, Share, StopWhen, WorkerMemory};
+use crate::cluster::policy::DrainDelay;
+
+/// Docker kills after 10 s.
+const GRACE: Duration = Duration::from_secs(8);
+/// Kubernetes kills after 30 s, unless `terminationGracePeriodSeconds` says otherwise.
+const GRACE_IN_KUBERNETES: Duration = Duration::from_secs(25);
+/// How long load balancers go on sending after readiness has failed.
+const DRAIN_DELAY_IN_KUBERNETES: Duration = Duration::from_secs(5);
+const LEAST_GRACE: Duration = Duration::from_secs(1);
+
+impl Config {
+    /// From a stop request to the stop signal.
+    pub fn drain_delay(&self) -> DrainDelay {
+        match self.drain_delay {
+            Some(explicit) => DrainDelay::Always(explicit),
+            None if self.kubernetes => DrainDelay::WhereListening(DRAIN_DELAY_IN_KUBERNETES),
+            None => DrainDelay::Always(Duration::ZERO),
+        }
+    }
+
+    /// From the stop signal to SIGKILL: so long that the platform's own deadline is not reached.
+    pub fn grace(&self) -> Duration {
+        let (DrainDelay::Always(drain_delay) | DrainDelay::WhereListening(drain_delay)) = self.drain_delay();
+        match self.grace {
+            Some(explicit) => explicit,
+            None if self.kubernetes => GRACE_IN_KUBERNETES.saturating_sub(drain_delay).max(LEAST_GRACE),
+            None => GRACE,
+        }
+    }
+}
+
+/// One line, `NAME=value: reason`, for each setting that the caller made and that this version accepts without acting on it.
+pub fn not_in_force(config: &Config) -> Vec<String> {
+    const NO_SHARING: &str = "ports that the server opens by itself are not shared by this version";
+    const NO_ENFORCEMENT: &str = "memory of workers is not enforced by this version";
+    let listens = !config.listen.is_empty();
+    let asks = [
+        ("SHARE", config.share == Share::On, NO_SHARING),
+        ("SHARE_PORTS", true, NO_SHARING),
+        ("PORT_PER_WORKER", !config.port_per_worker.is_empty(), "ports are left as the server asks for them by this version"),
+        ("BALANCE", !listens, NO_SHARING),
+        (
+            "BALANCE",
+            listens && config.balance != Balance::Queue,
+            "each address of LISTEN is one queue for all workers in this version",
+        ),
+        ("NODE_IPC", config.node_ipc == NodeIpc::On, "this version does not speak Node's cluster protocol"),
+        (
+            "WORKER_MEMORY",
+            matches!(config.worker_memory, WorkerMemory::Cap(_)),
+            "it counts for WORKERS=auto, but memory of workers is not enforced by this version",
+        ),
+        ("MEMORY_SOFT", config.memory_soft.is_some(), NO_ENFORCEMENT),
+        (
+            "HANG_TIMEOUT",
+            config.hang_timeout.is_some(),
+            "accept queues and heartbeats are not watched by this version; WATCHDOG_USEC is",
+        ),
+        ("STOP_WHEN", config.stop_when == StopWhen::Quiet, "the stop signal is sent at once by this version"),
+        ("RUNTIME_HINTS", config.runtime_hints, "runtimes are not told their share by this version"),
+        ("OUTPUT", config.output == Output::Prefix, "workers' output is left as it is by this version"),
+        (
+            "READY",
+            config.ready == Ready::Listen && !listens,
+            "listening cannot be seen without LISTEN in this version; running is used instead",
+        ),
+    ];
+    let unmet = asks.into_iter().filter(|(_, asks, _)| *asks);
+    unmet.filter_map(|(name, _, why)| Some(format!("{name}={}: {why}", config.given.get(name)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(vars: &[(&str, &str)]) -> Config {
+        Config::from_env(vars.iter().map(|(name, value)| (name.into(), value.into()))).unwrap()
+    }
+
+    #[test]
+    fn the_grace_ends_before_the_platform_loses_patience() {
+        let seconds = Duration::from_secs;
+        let kubernetes = ("KUBERNETES_SERVICE_HOST", "10.0.0.1");
+        let table = [
+            (vec![], DrainDelay::Always(seconds(0)), seconds(8)),
+            (vec![("CLUSTERINIT_DRAIN_DELAY", "3s")], DrainDelay::Always(seconds(3)), seconds(8)),
+            (vec![kubernetes], DrainDelay::WhereListening(seconds(5)), seconds(20)),
+            (vec![kubernetes, ("CLUSTERINIT_DRAIN_DELAY", "0s")], DrainDelay::Always(seconds(0)), seconds(25)),
+            (vec![kubernetes, ("CLUSTERINIT_DRAIN_DELAY", "10s")], DrainDelay::Always(seconds(10)), seconds(15)),
+            (vec![kubernetes, ("CLUSTERINIT_DRAIN_DELAY", "1m")], DrainDelay::Always(seconds(60)), seconds(1)),
+            (vec![kubernetes, ("CLUSTERINIT_GRACE", "0s")], DrainDelay::WhereListening(seconds(5)), seconds(0)),
+        ];
+        for (vars, drain_delay, grace) in table {
+            let config = config(&vars);
+            assert_eq!((config.drain_delay(), config.grace()), (drain_delay, grace), "{vars:?}");
+        }
+    }
+
+    #[test]
+    fn defaults_are_never_reported() {
+        assert_eq!(not_in_force(&config(&[])), Vec::<String>::new());
+        assert_eq!(not_in_force(&config(&[("CLUSTERINIT_LISTEN", "8080"), ("CLUSTERINIT_GRACE", "1s")])), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_was_asked_for_and_is_not_done_is_reported() {
+        let asked = [
+            ("SHARE", "on"),
+            ("SHARE_PORTS", "8080"),
+            ("PORT_PER_WORKER", "9100"),
+            ("BALANCE", "queue"),
+            ("NODE_IPC", "on"),
+            ("WORKER_MEMORY", "1G"),
+            ("MEMORY_SOFT", "80%"),
+            ("HANG_TIMEOUT", "5s"),
+            ("STOP_WHEN", "quiet"),
+            ("RUNTIME_HINTS", "on"),
+            ("OUTPUT", "prefix"),
+            ("READY", "listen"),
+        ];
+        for (name, value) in asked {
+            let lines = not_in_force(&config(&[(&format!("CLUSTERINIT_{name}"), value)]));
+            assert_eq!(lines.len(), 1, "{name}: {lines:?}");
+            assert!(lines[0].starts_with(&format!("{name}={value}: ")), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_done_is_not_reported() {
+        let done = [
+            ("SHARE", "off"),
+            ("PORT_PER_WORKER", "none"),
+            ("NODE_IPC", "auto"),
+            ("WORKER_MEMORY", "auto"),
+            ("MEMORY_SOFT", "off"),
+            ("HANG_TIMEOUT", "off"),
+            ("STOP_WHEN", "now"),
+            ("RUNTIME_HINTS", "off"),
+            ("OUTPUT", "inherit"),
+            ("READY", "running"),
+            ("BALANCE", "queue"),
+            ("READY", "listen"),
+            ("MAX_LIFETIME", "1h"),
+        ];
+        for (name, value) in done {
+            let lines = not_in_force(&config(&[(&format!("CLUSTERINIT_{name}"), value), ("CLUSTERINIT_LISTEN", "8080")]));
+            assert_eq!(lines, Vec::<String>::new());
+        }
+        let spread = not_in_force(&config(&[("CLUSTERINIT_BALANCE", "spread"), ("CLUSTERINIT_LISTEN", "8080")]));
+        assert!(spread[0].contains("one queue"), "{spread:?}");
+    }
+}

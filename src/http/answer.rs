@@ -1,0 +1,124 @@
+//! One request, one answer: from the published snapshot, and for `/workers` from a measurement that is shared.
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use tracing::error;
+
+use super::report::Report;
+use super::{INSTANCE_HEADER, Side};
+use crate::cluster::status::{Snapshot, State};
+use crate::cluster::words::Time;
+use crate::sys::measure::Meter;
+
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+pub(super) type Answer = Response<Full<Bytes>>;
+
+/// Answers for all connections.
+pub(super) struct Desk {
+    pub(super) side: Side,
+    instance: HeaderValue,
+    meter: Meter,
+}
+
+impl Desk {
+    pub(super) fn new(side: Side) -> Self {
+        let instance = HeaderValue::from_str(&side.instance).unwrap_or(HeaderValue::from_static("unknown"));
+        Self { side, instance, meter: Meter::default() }
+    }
+
+    /// The body of the request is not looked at. For HEAD hyper leaves the body of the answer out.
+    pub(super) async fn answer<B>(&self, request: &Request<B>) -> Answer {
+        let mut answer = if *request.method() == Method::GET || *request.method() == Method::HEAD {
+            self.page(request.uri().path()).await
+        } else {
+            let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here");
+            refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            refusal
+        };
+        let headers = answer.headers_mut();
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(HeaderName::from_static(INSTANCE_HEADER), self.instance.clone());
+        answer
+    }
+
+    async fn page(&self, path: &str) -> Answer {
+        let snapshot = self.side.snapshot.borrow().clone();
+        match path {
+            "/healthz" | "/livez" => ok_unless(unhealthy(&snapshot, self.side.clock.now())),
+            "/readyz" => ok_unless(snapshot.unready.clone()),
+            "/workers" => self.workers(&snapshot).await,
+            _ => text(StatusCode::NOT_FOUND, "not found; there are /healthz, /livez, /readyz and /workers"),
+        }
+    }
+
+    async fn workers(&self, snapshot: &Snapshot) -> Answer {
+        let workers: Vec<_> = snapshot.rows.iter().filter_map(|row| row.life.zip(row.pid)).collect();
+        let figures = self.meter.figures(self.side.clock, &workers).await;
+        let report = Report::new(snapshot, &figures, self.side.pid, self.side.clock.now());
+        match serde_json::to_vec(&report) {
+            Ok(mut body) => {
+                body.push(b'\n');
+                page(StatusCode::OK, JSON, body.into())
+            }
+            Err(error) => {
+                error!(%error, "/workers could not be written as JSON");
+                text(StatusCode::INTERNAL_SERVER_ERROR, "the report could not be written as JSON; the log says why")
+            }
+        }
+    }
+}
+
+/// Why a restart of the container may help. During a stop it would not.
+fn unhealthy(snapshot: &Snapshot, now: Time) -> Option<String> {
+    let stops = matches!(snapshot.state, State::Draining | State::Stopping);
+    let is_late = snapshot.unhealthy_from.is_some_and(|from| from <= now);
+    (is_late && !stops).then(|| {
+        format!("no worker has been ready for CLUSTERINIT_UNHEALTHY_AFTER; {} are ready of {}", snapshot.ready, snapshot.wanted)
+    })
+}
+
+fn ok_unless(reason: Option<String>) -> Answer {
+    match reason {
+        None => text(StatusCode::OK, "ok"),
+        Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, &reason),
+    }
+}
+
+fn text(status: StatusCode, line: &str) -> Answer {
+    page(status, TEXT, format!("{line}\n").into())
+}
+
+fn page(status: StatusCode, content: HeaderValue, body: Bytes) -> Answer {
+    let mut answer = Response::new(Full::new(body));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, content);
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::http::report::tests::example;
+
+    #[test]
+    fn health_fails_from_its_instant_on_and_never_during_a_stop() {
+        let from = Time(Duration::from_secs(100));
+        let mut snapshot = Snapshot { unhealthy_from: Some(from), ready: 0, ..example() };
+        assert_eq!(unhealthy(&snapshot, from - Duration::from_nanos(1)), None);
+        assert!(unhealthy(&snapshot, from).is_some_and(|why| why.contains("0 are ready of 2")));
+        for state in [State::Draining, State::Stopping] {
+            snapshot.state = state;
+            assert_eq!(unhealthy(&snapshot, from + Duration::from_secs(1)), None, "{state:?}");
+        }
+        snapshot.state = State::Starting;
+        assert!(unhealthy(&snapshot, from).is_some());
+        snapshot.unhealthy_from = None;
+        assert_eq!(unhealthy(&snapshot, from), None);
+    }
+}

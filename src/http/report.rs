@@ -1,0 +1,275 @@
+//! The body of `/workers`: names and order of the fields are a contract.
+//!
+//! Identities, states and instants come from a snapshot, ages from the clock at the time of the answer, figures from a measurement.
+//! A figure that cannot be had is null, never 0.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::cluster::status::{self, Reason, ReloadState, RowState, Snapshot, State};
+use crate::cluster::words::{ExitStatus, Pid, Slot, Time};
+use crate::sys::measure::{ByLife, Figures};
+
+#[derive(Debug, Serialize)]
+pub struct Report<'a> {
+    version: &'static str,
+    pid: u32,
+    state: State,
+    generation: u32,
+    uptime_seconds: f64,
+    cpu: Cpu<'a>,
+    memory: Memory<'a>,
+    share: Share<'a>,
+    orphans_reaped: u64,
+    workers: Vec<Worker>,
+    reload: Reload<'a>,
+    not_in_force: &'a [String],
+}
+
+#[derive(Debug, Serialize)]
+struct Cpu<'a> {
+    limit: Option<f64>,
+    source: Option<&'a str>,
+    workers_wanted: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct Memory<'a> {
+    limit_bytes: Option<u64>,
+    worker_cap_bytes: Option<u64>,
+    enforced_by: &'a str,
+    source: Option<&'a str>,
+}
+
+#[derive(Debug, Serialize)]
+struct Share<'a> {
+    mechanism: &'a str,
+    balance: Option<&'a str>,
+    reason: Option<&'a str>,
+    listeners: Vec<Listener<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Listener<'a> {
+    address: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct Worker {
+    id: Slot,
+    pid: Option<Pid>,
+    state: RowState,
+    generation: u32,
+    uptime_seconds: Option<f64>,
+    restarts: u32,
+    processes: Option<u32>,
+    memory_bytes: Option<u64>,
+    memory_cap_bytes: Option<u64>,
+    cpu_seconds: Option<f64>,
+    /// Known only where ports are shared.
+    connections: Option<u32>,
+    /// Known only where ports are shared.
+    accept_queue: Option<u32>,
+    next_start_seconds: Option<f64>,
+    last_exit: Option<LastExit>,
+}
+
+#[derive(Debug, Serialize)]
+struct LastExit {
+    code: Option<u8>,
+    signal: Option<String>,
+    reason: Reason,
+    seconds_ago: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Reload<'a> {
+    state: ReloadState,
+    reason: Option<&'a str>,
+    seconds_ago: Option<f64>,
+}
+
+impl<'a> Report<'a> {
+    pub fn new(snapshot: &'a Snapshot, figures: &ByLife, pid: u32, now: Time) -> Self {
+        let facts = &*snapshot.facts;
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            pid,
+            state: snapshot.state,
+            generation: snapshot.generation,
+            uptime_seconds: seconds(now.0),
+            cpu: Cpu { limit: facts.cpu_limit, source: facts.cpu_source.as_deref(), workers_wanted: snapshot.wanted },
+            memory: Memory {
+                limit_bytes: facts.memory_limit_bytes,
+                worker_cap_bytes: facts.worker_cap_bytes,
+                enforced_by: facts.memory_enforced_by,
+                source: facts.memory_source.as_deref(),
+            },
+            share: Share {
+                mechanism: facts.share_mechanism,
+                balance: facts.balance,
+                reason: facts.share_reason.as_deref(),
+                listeners: facts.listeners.iter().map(|address| Listener { address }).collect(),
+            },
+            orphans_reaped: snapshot.orphans_reaped,
+            workers: snapshot.rows.iter().map(|row| Worker::new(row, figures, facts.worker_cap_bytes, now)).collect(),
+            reload: Reload {
+                state: snapshot.reload.state,
+                reason: snapshot.reload.reason.as_deref(),
+                seconds_ago: snapshot.reload.at.map(|at| seconds(now.since(at))),
+            },
+            not_in_force: &facts.not_in_force,
+        }
+    }
+}
+
+impl Worker {
+    fn new(row: &status::Row, figures: &ByLife, cap: Option<u64>, now: Time) -> Self {
+        let used = match row.life {
+            Some(life) => figures.get(&life).copied().unwrap_or_default(),
+            None => Figures { processes: Some(0), ..Figures::default() },
+        };
+        Self {
+            id: row.slot,
+            pid: row.pid,
+            state: row.state,
+            generation: row.generation,
+            uptime_seconds: row.started.filter(|_| row.life.is_some()).map(|started| seconds(now.since(started))),
+            restarts: row.restarts,
+            processes: used.processes,
+            memory_bytes: used.memory_bytes,
+            memory_cap_bytes: cap,
+            cpu_seconds: used.cpu_time.map(seconds),
+            connections: None,
+            accept_queue: None,
+            next_start_seconds: row.next_start.map(|due| seconds(due.since(now))),
+            last_exit: row.last_exit.map(|exit| LastExit::new(exit, now)),
+        }
+    }
+}
+
+impl LastExit {
+    fn new(exit: status::LastExit, now: Time) -> Self {
+        let (code, signal) = match exit.status {
+            ExitStatus::Code(code) => (Some(code), None),
+            ExitStatus::Signal { signal, .. } => (None, Some(signal.to_string())),
+        };
+        Self { code, signal, reason: exit.reason, seconds_ago: seconds(now.since(exit.at)) }
+    }
+}
+
+/// To the nearest millisecond: more digits would be noise in every diff.
+fn seconds(duration: Duration) -> f64 {
+    let rounded = duration.saturating_add(Duration::from_micros(500));
+    Duration::new(rounded.as_secs(), rounded.subsec_millis() * 1_000_000).as_secs_f64()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cluster::status::{Facts, Row};
+    use crate::cluster::words::{Life, Signal};
+
+    fn at(millis: u64) -> Time {
+        Time(Duration::from_millis(millis))
+    }
+
+    /// Two slots: a worker that replaced a killed one, and one in backoff.
+    pub(crate) fn example() -> Snapshot {
+        let facts = Facts {
+            cpu_limit: Some(1.5),
+            cpu_source: Some("/sys/fs/cgroup/cpu.max".to_owned()),
+            memory_limit_bytes: Some(536_870_912),
+            memory_source: Some("/sys/fs/cgroup/memory.max".to_owned()),
+            memory_enforced_by: "off",
+            worker_cap_bytes: Some(251_658_240),
+            share_mechanism: "listen-fds",
+            balance: Some("spread"),
+            share_reason: None,
+            listeners: vec!["0.0.0.0:8080".to_owned()],
+            not_in_force: vec!["CLUSTERINIT_HANG_TIMEOUT=5s: hung workers are not seen yet".to_owned()],
+        };
+        let replaced = Row {
+            slot: Slot(0),
+            life: Some(Life(3)),
+            pid: Some(Pid(7)),
+            state: RowState::Ready,
+            generation: 1,
+            started: Some(at(100)),
+            restarts: 1,
+            next_start: None,
+            last_exit: Some(status::LastExit {
+                status: ExitStatus::Signal { signal: Signal::KILL, core: false },
+                reason: Reason::Crash,
+                at: at(7300),
+            }),
+        };
+        let failing = Row {
+            slot: Slot(1),
+            life: None,
+            pid: None,
+            state: RowState::Backoff,
+            generation: 1,
+            started: None,
+            restarts: 4,
+            next_start: Some(at(12_800)),
+            last_exit: Some(status::LastExit { status: ExitStatus::Code(3), reason: Reason::Crash, at: at(12_000) }),
+        };
+        Snapshot {
+            facts: Arc::new(facts),
+            state: State::Running,
+            generation: 1,
+            wanted: 2,
+            ready: 1,
+            unready: None,
+            unhealthy_from: None,
+            orphans_reaped: 0,
+            reload: status::Reload { state: ReloadState::None, reason: None, at: None },
+            rows: vec![replaced, failing],
+        }
+    }
+
+    #[test]
+    fn the_body_is_the_pinned_one() {
+        let used = Figures { processes: Some(1), memory_bytes: Some(48_123_904), cpu_time: Some(Duration::from_millis(400)) };
+        let figures = ByLife::from([(Life(3), used)]);
+        let snapshot = example();
+        let body = serde_json::to_string_pretty(&Report::new(&snapshot, &figures, 1, at(12_300))).expect("JSON");
+        let pinned = include_str!("workers.pinned.json").replace("VERSION", env!("CARGO_PKG_VERSION"));
+        assert_eq!(body, pinned.trim_end());
+    }
+
+    #[test]
+    fn a_figure_that_cannot_be_had_is_null() {
+        let snapshot = example();
+        let report = Report::new(&snapshot, &ByLife::new(), 1, at(12_300));
+        let worker = serde_json::to_value(&report.workers[0]).expect("JSON");
+        for figure in ["processes", "memory_bytes", "cpu_seconds", "connections", "accept_queue"] {
+            assert!(worker[figure].is_null(), "{figure}");
+        }
+        let empty = serde_json::to_value(&report.workers[1]).expect("JSON");
+        assert_eq!(empty["processes"], 0);
+    }
+
+    #[test]
+    fn what_is_overdue_is_due_now() {
+        let snapshot = example();
+        let report = Report::new(&snapshot, &ByLife::new(), 1, at(20_000));
+        assert_eq!(report.workers[1].next_start_seconds, Some(0.0));
+    }
+
+    proptest! {
+        #[test]
+        fn seconds_are_whole_milliseconds_and_near(nanos in 0u64..4_000_000_000_000_000_000) {
+            let exact = Duration::from_nanos(nanos);
+            let text = serde_json::to_string(&seconds(exact)).expect("JSON");
+            prop_assert!(text.split_once('.').is_some_and(|(_, digits)| digits.len() <= 3), "{}", text);
+            prop_assert!((seconds(exact) - exact.as_secs_f64()).abs() < 0.000_501);
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! What meets the world at run time: for now the clock.
+
+pub mod clock;

@@ -1,0 +1,404 @@
+//! Starting a worker: fork, the caller's process state put back, exec.
+//!
+//! Nothing here waits. `fork` answers with the pid or an errno; the outcome of exec arrives on a pipe that exec closes, and the
+//! loop reads it as an event. `std::process::Command` would block PID 1 until exec is done, and knows nothing of masks.
+//!
+//! # Safety
+//! Between fork and exec the child calls async-signal-safe functions only (`man 7 signal-safety`): no allocation, no locks. All
+//! that it needs is made ready in [`Launch`] before the fork. Signals are blocked meanwhile, so that no handler of ours runs in it.
+#![expect(unsafe_code, reason = "fork, and system calls between fork and exec")]
+
+#[cfg(test)]
+use std::ffi::CStr;
+use std::ffi::{CString, OsStr, OsString};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use crate::cluster::words::{Pid, Signal};
+use crate::config::User;
+
+use super::init::{Inherited, LAST_SIGNAL, bit, set_mask};
+
+/// The first descriptor that a listener gets (`man 3 sd_listen_fds`).
+const LISTEN_FDS_START: RawFd = 3;
+
+/// Exit status of the forked child where exec failed; the pipe says why.
+const NOT_EXECUTED: libc::c_int = 127;
+
+/// What every worker's start has in common, made ready once.
+#[derive(Debug)]
+pub struct Launch {
+    argv: Vec<CString>,
+    /// The files to try: one, or one for each entry of PATH.
+    candidates: Vec<CString>,
+    environment: Vec<CString>,
+    directory: Option<CString>,
+    inherited: Inherited,
+    /// The caller's limit on descriptors; ours is raised.
+    descriptors: Option<libc::rlimit>,
+    user: Option<User>,
+    /// Descriptors that the workers get as 3, 4, ...; none of them is below 3 + their number.
+    listeners: Vec<OwnedFd>,
+    /// The caller handed descriptors to us as PID 1 (`LISTEN_PID`): they are meant for each worker.
+    pub hands_on_listeners: bool,
+    /// The worker becomes the terminal's foreground process group.
+    pub takes_terminal: bool,
+    /// Workers die with us: where we are not PID 1, whose end the kernel answers with SIGKILL to all.
+    pub dies_with_us: bool,
+}
+
+/// Why a forked child did not become the worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failed {
+    pub step: Step,
+    pub errno: libc::c_int,
+}
+
+/// What the child does before it runs the command, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Directory = 0,
+    User = 1,
+    Parent = 2,
+    Listeners = 3,
+    Exec = 4,
+}
+
+/// A forked worker.
+#[derive(Debug)]
+pub struct Started {
+    pub pid: Pid,
+    /// End of file: the command runs. Otherwise what [`parse_outcome`] reads.
+    pub outcome: OwnedFd,
+}
+
+impl Launch {
+    /// `environment` is what all workers see; `PATH` is looked up in it, as the caller's shell would.
+    pub fn new(command: &[OsString], environment: &[(OsString, OsString)], inherited: Inherited) -> io::Result<Self> {
+        let argv = command.iter().map(|word| c_string(word)).collect::<io::Result<Vec<_>>>()?;
+        let program = command.first().map_or(OsStr::new(""), OsString::as_os_str);
+        let path = environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
+        let directory = std::env::current_dir().ok().map(|path| c_string(path.as_os_str())).transpose()?;
+        Ok(Self {
+            argv,
+            candidates: candidates(program, path)?,
+            environment: environment.iter().map(|(name, value)| entry(name, value)).collect::<io::Result<_>>()?,
+            directory,
+            inherited,
+            descriptors: None,
+            user: None,
+            listeners: Vec::new(),
+            hands_on_listeners: false,
+            takes_terminal: false,
+            dies_with_us: false,
+        })
+    }
+
+    pub fn with_user(mut self, user: Option<User>) -> Self {
+        self.user = user;
+        self
+    }
+
+    pub fn with_descriptor_limit(mut self, limit: Option<libc::rlimit>) -> Self {
+        self.descriptors = limit;
+        self
+    }
+
+    /// The listeners are moved above the numbers that they will have in the workers.
+    pub fn with_listeners(mut self, listeners: Vec<OwnedFd>) -> io::Result<Self> {
+        let above = first_free(listeners.len());
+        self.listeners = listeners.into_iter().map(|listener| move_up(&listener, above)).collect::<io::Result<_>>()?;
+        Ok(self)
+    }
+
+    /// Forks. `more` is this worker's part of the environment; `LISTEN_PID` is added where there are listeners.
+    pub fn start(&self, more: &[(&str, String)]) -> io::Result<Started> {
+        let mut environment: Vec<CString> = self.environment.clone();
+        for (name, value) in more {
+            environment.push(entry(OsStr::new(name), OsStr::new(value))?);
+        }
+        // Room for the digits: the pid is known in the child only, where nothing can be allocated.
+        let mut listen_pid = *b"LISTEN_PID=0000000000\0";
+        let mut envp: Vec<*const libc::c_char> = environment.iter().map(|entry| entry.as_ptr()).collect();
+        if self.hands_on_listeners || !self.listeners.is_empty() {
+            envp.push(listen_pid.as_ptr().cast());
+        }
+        envp.push(std::ptr::null());
+        let mut argv: Vec<*const libc::c_char> = self.argv.iter().map(|word| word.as_ptr()).collect();
+        argv.push(std::ptr::null());
+
+        let (outcome, report) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK)?;
+        let report = move_up(&report, first_free(self.listeners.len()))?;
+        let parent = std::process::id();
+        let mask = set_mask(u64::MAX);
+        // SAFETY: this process has one thread, and the child keeps to async-signal-safe calls until exec or _exit.
+        let forked = unsafe { libc::fork() };
+        if forked == 0 {
+            let Failed { step, errno } = self.become_worker(&argv, &envp, &mut listen_pid, parent);
+            let [a, b, c, d] = errno.to_ne_bytes();
+            let bytes = [step as u8, a, b, c, d];
+            // SAFETY: five live bytes to our own pipe.
+            unsafe { libc::write(report.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) };
+            // SAFETY: ends the child without running destructors or handlers that belong to the parent.
+            unsafe { libc::_exit(NOT_EXECUTED) };
+        }
+        let error = io::Error::last_os_error();
+        set_mask(mask);
+        if forked < 0 { Err(error) } else { Ok(Started { pid: Pid(forked), outcome }) }
+    }
+
+    /// In the child: gives back what the caller had and executes the command. Returns only with an errno.
+    fn become_worker(
+        &self,
+        argv: &[*const libc::c_char],
+        envp: &[*const libc::c_char],
+        listen_pid: &mut [u8; 22],
+        parent: u32,
+    ) -> Failed {
+        restore_dispositions(self.inherited.ignored);
+        // A group of its own: the worker's tree can be told apart by it. A failure means that it has one already.
+        // SAFETY: numbers only.
+        unsafe { libc::setpgid(0, 0) };
+        if self.takes_terminal {
+            // SIGTTOU is blocked here, so this may be done from the background. No terminal, or not ours: nothing to take.
+            // SAFETY: getpgrp takes nothing and cannot fail.
+            let group = unsafe { libc::getpgrp() };
+            // SAFETY: numbers only.
+            unsafe { libc::tcsetpgrp(libc::STDIN_FILENO, group) };
+        }
+        if let Err(failed) = self.enter_place(parent) {
+            return failed;
+        }
+        for (number, listener) in (LISTEN_FDS_START..).zip(&self.listeners) {
+            // SAFETY: numbers only; dup2 also clears close-on-exec in the copy.
+            if unsafe { libc::dup2(listener.as_raw_fd(), number) } < 0 {
+                return Failed { step: Step::Listeners, errno: last_errno() };
+            }
+        }
+        write_digits(listen_pid, std::process::id());
+        set_mask(self.inherited.mask);
+        Failed { step: Step::Exec, errno: self.execute(argv, envp) }
+    }
+
+    /// Directory, limits, user, parent-death signal.
+    fn enter_place(&self, parent: u32) -> Result<(), Failed> {
+        if let Some(directory) = &self.directory {
+            // SAFETY: a live NUL-terminated string.
+            Step::Directory.check(unsafe { libc::chdir(directory.as_ptr()) })?;
+        }
+        if let Some(limit) = &self.descriptors {
+            // SAFETY: a live rlimit. A failure leaves the raised limit, which harms nobody.
+            unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, limit) };
+        }
+        if let Some(User { uid, gid }) = self.user {
+            // In this order: after setuid the others are no longer permitted.
+            // SAFETY: one live gid.
+            Step::User.check(unsafe { libc::setgroups(1, &raw const gid) })?;
+            // SAFETY: a number.
+            Step::User.check(unsafe { libc::setgid(gid) })?;
+            // SAFETY: a number.
+            Step::User.check(unsafe { libc::setuid(uid) })?;
+        }
+        if self.dies_with_us {
+            // After setuid, which would clear it.
+            // SAFETY: numbers only.
+            Step::Parent.check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) })?;
+            // SAFETY: takes nothing and cannot fail.
+            if u32::try_from(unsafe { libc::getppid() }) != Ok(parent) {
+                // The parent has gone already: the signal will never come.
+                return Err(Failed { step: Step::Parent, errno: libc::ESRCH });
+            }
+        }
+        Ok(())
+    }
+
+    fn execute(&self, argv: &[*const libc::c_char], envp: &[*const libc::c_char]) -> libc::c_int {
+        let mut worst = libc::ENOENT;
+        for candidate in &self.candidates {
+            // SAFETY: all three are live, NUL-terminated, and the arrays end with a null pointer.
+            unsafe { libc::execve(candidate.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+            match last_errno() {
+                libc::ENOENT | libc::ENOTDIR => {}
+                // As `execvp` does: a later entry of PATH may do, else this is what is said.
+                libc::EACCES => worst = libc::EACCES,
+                errno => return errno,
+            }
+        }
+        worst
+    }
+}
+
+/// A signal to one process. `Ok(false)`: it has gone.
+pub fn signal(pid: Pid, signal: Signal) -> io::Result<bool> {
+    // SAFETY: numbers only.
+    if unsafe { libc::kill(pid.0, signal.0) } == 0 {
+        return Ok(true);
+    }
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+        error => Err(error),
+    }
+}
+
+/// A signal to the process group of a leader that is not reaped yet; `false` where the group is not there.
+pub fn signal_group(leader: Pid, signal: Signal) -> bool {
+    // SAFETY: numbers only.
+    leader.0 > 1 && unsafe { libc::kill(-leader.0, signal.0) } == 0
+}
+
+/// A signal to every process of the PID namespace but us. Only PID 1 may ask for it: anybody else would reach strangers.
+pub fn signal_namespace(signal: Signal) {
+    if super::init::is_pid_1() {
+        // SAFETY: numbers only.
+        unsafe { libc::kill(-1, signal.0) };
+    }
+}
+
+/// Raises our own soft limit on descriptors to the hard one and answers what the caller had.
+pub fn raise_descriptor_limit() -> Option<libc::rlimit> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a live rlimit.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 || limit.rlim_cur == limit.rlim_max {
+        return None;
+    }
+    let raised = libc::rlimit { rlim_cur: limit.rlim_max, rlim_max: limit.rlim_max };
+    // SAFETY: a live rlimit.
+    (unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0).then_some(limit)
+}
+
+/// Replaces this process by `command`, as the caller would have started it. Returns only with an error.
+pub fn replace_by(command: &[OsString], environment: &[(OsString, OsString)], inherited: Inherited) -> io::Error {
+    let launch = match Launch::new(command, environment, inherited) {
+        Ok(launch) => launch,
+        Err(error) => return error,
+    };
+    let ends_with_null = std::iter::once(std::ptr::null());
+    let argv: Vec<_> = launch.argv.iter().map(|word| word.as_ptr()).chain(ends_with_null.clone()).collect();
+    let envp: Vec<_> = launch.environment.iter().map(|entry| entry.as_ptr()).chain(ends_with_null).collect();
+    restore_dispositions(inherited.ignored);
+    set_mask(inherited.mask);
+    io::Error::from_raw_os_error(launch.execute(&argv, &envp))
+}
+
+/// Ignored stays ignored, all else becomes the default. exec would do that for caught signals, but not for those that we ignore.
+fn restore_dispositions(ignored: u64) {
+    for signal in 1..=LAST_SIGNAL {
+        let disposition = if ignored & bit(signal) == 0 { libc::SIG_DFL } else { libc::SIG_IGN };
+        // SAFETY: neither value is a function. KILL, STOP and those that libc keeps are refused, and unchanged anyway.
+        unsafe { libc::signal(signal, disposition) };
+    }
+}
+
+fn candidates(program: &OsStr, path: Option<&OsStr>) -> io::Result<Vec<CString>> {
+    if program.as_bytes().contains(&b'/') || program.is_empty() {
+        return Ok(vec![c_string(program)?]);
+    }
+    let path = path.unwrap_or(OsStr::new("/usr/local/bin:/bin:/usr/bin")).as_bytes();
+    let mut files = Vec::new();
+    for directory in path.split(|byte| *byte == b':') {
+        // An empty entry is the working directory.
+        let mut file = if directory.is_empty() { b".".to_vec() } else { directory.to_vec() };
+        file.push(b'/');
+        file.extend_from_slice(program.as_bytes());
+        files.push(c_string(&OsString::from_vec(file))?);
+    }
+    Ok(files)
+}
+
+fn c_string(text: &OsStr) -> io::Result<CString> {
+    CString::new(text.as_bytes()).map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a NUL byte in a word of the command"))
+}
+
+fn entry(name: &OsStr, value: &OsStr) -> io::Result<CString> {
+    let mut entry = name.to_owned();
+    entry.push("=");
+    entry.push(value);
+    c_string(&entry)
+}
+
+/// The lowest number that is free of listeners in a worker.
+fn first_free(listeners: usize) -> RawFd {
+    RawFd::try_from(listeners).unwrap_or(RawFd::MAX - LISTEN_FDS_START) + LISTEN_FDS_START
+}
+
+/// A close-on-exec copy of a descriptor, numbered `above` or higher.
+pub fn move_up(descriptor: &OwnedFd, above: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: numbers only.
+    let copy = unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_DUPFD_CLOEXEC, above) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: fcntl just made it, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// Writes the value behind `LISTEN_PID=` without leading zeros, which some parsers would take for octal.
+fn write_digits(buffer: &mut [u8; 22], number: u32) {
+    let mut digits = [0_u8; 10];
+    let mut count = 0;
+    let mut left = number;
+    for digit in &mut digits {
+        *digit = b'0' + u8::try_from(left % 10).unwrap_or(0);
+        left /= 10;
+        count += 1;
+        if left == 0 {
+            break;
+        }
+    }
+    let digits = digits.iter().take(count).rev().chain(std::iter::once(&0));
+    for (place, digit) in buffer.iter_mut().skip(11).zip(digits) {
+        *place = *digit;
+    }
+}
+
+impl Step {
+    fn check(self, result: libc::c_int) -> Result<(), Failed> {
+        if result == 0 { Ok(()) } else { Err(Failed { step: self, errno: last_errno() }) }
+    }
+
+    fn of(number: u8) -> Self {
+        match number {
+            0 => Self::Directory,
+            1 => Self::User,
+            2 => Self::Parent,
+            3 => Self::Listeners,
+            _ => Self::Exec,
+        }
+    }
+}
+
+/// What the child wrote to its pipe before it gave up; `None` for the end of file that a successful exec leaves.
+pub fn parse_outcome(bytes: &[u8]) -> Option<Failed> {
+    let (step, errno) = bytes.split_first()?;
+    let errno = errno.try_into().map_or(libc::EIO, i32::from_ne_bytes);
+    Some(Failed { step: Step::of(*step), errno })
+}
+
+fn last_errno() -> libc::c_int {
+    io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worker_s_pid_has_no_leading_zeros() {
+        for pid in [1, 7, 10, 4_194_304, u32::MAX] {
+            let mut buffer = *b"LISTEN_PID=0000000000\0";
+            write_digits(&mut buffer, pid);
+            let text = CStr::from_bytes_until_nul(&buffer).expect("NUL-terminated");
+            assert_eq!(text.to_str(), Ok(format!("LISTEN_PID={pid}").as_str()));
+        }
+    }
+
+    #[test]
+    fn a_bare_name_is_looked_for_in_path_and_a_path_is_not() {
+        let files = |program: &str, path: Option<&str>| candidates(OsStr::new(program), path.map(OsStr::new)).expect("no NUL");
+        assert_eq!(files("./server", Some("/bin")), [c"./server".to_owned()]);
+        assert_eq!(files("sh", Some("/a::/b")), [c"/a/sh".to_owned(), c"./sh".to_owned(), c"/b/sh".to_owned()]);
+        assert_eq!(files("sh", None).len(), 3);
+        assert!(candidates(OsStr::new("a\0b"), None).is_err());
+    }
+}

@@ -1,0 +1,145 @@
+//! Log lines on stderr, text or JSON, that never block PID 1 and never kill it.
+//!
+//! stderr may be a pipe that nobody reads, or closed. Its open file description is shared with the workers, so it must not be made
+//! non-blocking; we open it anew instead (`/proc/self/fd/2`), which gives us a description of our own. Where that is not possible,
+//! a write is tried with `RWF_NOWAIT`, and where the kernel does not know that either, only after `poll` says that there is room.
+//! What cannot be written at once is dropped and counted; the next line that gets through says how many there were.
+#![expect(unsafe_code, reason = "pwritev2, which nix does not have")]
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, send};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::LogFormat;
+
+/// A line up to this length goes into a pipe whole or not at all (`PIPE_BUF`, `man 7 pipe`).
+const LONGEST_LINE: usize = 4096;
+
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// Starts logging. `filter` was checked when the configuration was read; a second call changes nothing.
+pub fn start(filter: &str, format: LogFormat) {
+    let targets: Targets = filter.parse().unwrap_or_else(|_| Targets::new().with_default(tracing::Level::INFO));
+    let layer = tracing_subscriber::fmt::layer().with_writer(Stderr::open()).with_target(false);
+    let registry = tracing_subscriber::registry().with(targets);
+    let outcome = match format {
+        LogFormat::Text => registry.with(layer.with_ansi(false)).try_init(),
+        LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
+    };
+    debug_assert!(outcome.is_ok());
+}
+
+/// One line for people where no log is set up: mistakes of usage and configuration.
+pub fn complain(text: &str) {
+    // Nobody is there to read it where this fails.
+    let _ = io::stderr().write_all(format!("clusterinit: {text}\n").as_bytes());
+}
+
+/// Where lines go.
+#[derive(Debug)]
+enum Stderr {
+    /// Our own open file description, non-blocking.
+    Own(File),
+    /// The caller's: to be asked before each write.
+    Shared,
+    Socket(RawFd),
+}
+
+/// One line on its way.
+#[derive(Debug)]
+struct Line<'a> {
+    to: &'a Stderr,
+    text: Vec<u8>,
+}
+
+impl Stderr {
+    fn open() -> Self {
+        let number = io::stderr().as_raw_fd();
+        if nix::sys::socket::getsockopt(&io::stderr(), nix::sys::socket::sockopt::SockType).is_ok() {
+            return Self::Socket(number);
+        }
+        let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_APPEND;
+        match OpenOptions::new().write(true).custom_flags(flags).open("/proc/self/fd/2") {
+            Ok(file) => Self::Own(file),
+            Err(_) => Self::Shared,
+        }
+    }
+
+    fn write_at_once(&self, line: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Own(file) => (&*file).write(line),
+            Self::Socket(number) => Ok(send(*number, line, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?),
+            Self::Shared => write_without_waiting(line),
+        }
+    }
+}
+
+fn write_without_waiting(line: &[u8]) -> io::Result<usize> {
+    let stderr = io::stderr();
+    let part = libc::iovec { iov_base: line.as_ptr().cast_mut().cast(), iov_len: line.len() };
+    // SAFETY: one live part that is only read; offset -1 means the current position (its second half is unused on 64 bit).
+    let written = unsafe { libc::syscall(libc::SYS_pwritev2, stderr.as_raw_fd(), &raw const part, 1, -1, -1, libc::RWF_NOWAIT) };
+    if let Ok(written) = usize::try_from(written) {
+        return Ok(written);
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL) if has_room(stderr.as_fd()) => stderr.lock().write(line),
+        _ => Err(error),
+    }
+}
+
+fn has_room(descriptor: BorrowedFd<'_>) -> bool {
+    let mut asked = [PollFd::new(descriptor, PollFlags::POLLOUT)];
+    let ready = poll(&mut asked, PollTimeout::ZERO).is_ok_and(|count| count > 0);
+    ready && asked.first().and_then(PollFd::revents).is_some_and(|events| events.contains(PollFlags::POLLOUT))
+}
+
+impl<'a> MakeWriter<'a> for Stderr {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        Line { to: self, text: Vec::new() }
+    }
+}
+
+impl Write for Line<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = LONGEST_LINE.saturating_sub(self.text.len());
+        self.text.extend(bytes.iter().take(room));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        if self.text.len() == LONGEST_LINE
+            && let Some(last) = self.text.last_mut()
+        {
+            *last = b'\n';
+        }
+        let dropped = DROPPED.swap(0, Ordering::Relaxed);
+        if dropped > 0 {
+            let notice = format!("clusterinit: {dropped} log lines were dropped because nobody read stderr\n");
+            if self.to.write_at_once(notice.as_bytes()).is_err() {
+                DROPPED.fetch_add(dropped, Ordering::Relaxed);
+            }
+        }
+        if self.to.write_at_once(&self.text).is_err() {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
