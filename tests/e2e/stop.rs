@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{Cluster, Launch, Mode, has_pid1, is_alive, modes};
+use crate::support::{Cluster, Launch, Mode, example, has_pid1, is_alive, modes};
 
 /// A loop that waits for signals.
 const WAIT: &str = "while :; do sleep 0.05; done";
@@ -257,6 +257,35 @@ fn a_stop_during_a_reload_ends_old_and_new() {
         cluster.signal(Signal::SIGUSR2);
         cluster.until("a successor starts", |cluster| !cluster.pids_in("starting").is_empty());
         assert_eq!(cluster.stop().0, 0, "{mode:?}");
+    }
+}
+
+#[test]
+fn a_job_that_leaves_a_daemon_behind_ends_with_its_own_status_and_leaves_nothing() {
+    for mode in modes() {
+        for words in [&["ends"][..], &["ends", "clear"]] {
+            let command = [&[example("daemonizes").as_str()], words].concat();
+            // `finish` also waits for the end of the pipes, which the daemon holds.
+            let (code, out, err) = Cluster::start(mode, &[("GRACE", "10m")], &command).finish();
+            assert_eq!(code, 0, "{mode:?} {words:?}\n{err}");
+            assert!(out.starts_with("daemon "), "{out}");
+        }
+    }
+}
+
+#[test]
+fn a_daemon_that_is_deaf_is_killed_at_the_end_of_the_grace() {
+    for mode in modes() {
+        // Of the tree by its environment: it counts. With a cleared one it is nobody's: it does not.
+        for (words, status) in [(&["deaf"][..], 137), (&["deaf", "clear"], 0)] {
+            let command = [&[example("daemonizes").as_str()], words].concat();
+            let cluster = Cluster::start(mode, &[("WORKERS", "1"), ("GRACE", "1s")], &command);
+            cluster.until_out("daemon ");
+            cluster.ready(1);
+            let (code, _, err) = cluster.stop();
+            assert_eq!(code, status, "{mode:?} {words:?}\n{err}");
+            assert!(err.lines().any(|line| line.contains("kill") && line.contains("daemonizes")), "{err}");
+        }
     }
 }
 

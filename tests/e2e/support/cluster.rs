@@ -13,7 +13,10 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::wait::holds_within;
-use super::{DEADLINE, Launch, Mode, Reply, Sink, enter_flags, http, output_of, procs};
+use super::{DEADLINE, Launch, Mode, Reply, Sink, Stopwatch, enter_flags, http, output_of, procs};
+
+/// How long a condition may still come true after clusterinit has ended.
+const AFTERMATH: Duration = Duration::from_secs(10);
 
 type Text = Arc<Mutex<Vec<u8>>>;
 
@@ -166,7 +169,16 @@ impl Cluster {
 
     /// Waits for a condition; on failure tells what the program said.
     pub(crate) fn until(&self, what: &str, mut condition: impl FnMut(&Self) -> bool) {
-        let holds = holds_within(DEADLINE, &mut || condition(self));
+        let mut holds = false;
+        let mut since_its_end = None;
+        holds_within(DEADLINE, &mut || {
+            holds = condition(self);
+            if self.has_ended() && since_its_end.is_none() {
+                since_its_end = Some(Stopwatch::start());
+            }
+            // Little can change any more: what fails shall not take all the time there is.
+            holds || since_its_end.as_ref().is_some_and(|clock| clock.elapsed() > AFTERMATH)
+        });
         assert!(holds, "not within {DEADLINE:?}: {what}\n{}", self.story());
     }
 
