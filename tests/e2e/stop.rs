@@ -264,7 +264,8 @@ fn a_stop_during_a_reload_ends_old_and_new() {
 fn a_job_that_leaves_a_daemon_behind_ends_with_its_own_status_and_leaves_nothing() {
     for mode in modes() {
         for words in [&["ends"][..], &["ends", "clear"]] {
-            let command = [&[example("daemonizes").as_str()], words].concat();
+            let program = example("daemonizes");
+            let command = [&[program.as_str()], words].concat();
             // `finish` also waits for the end of the pipes, which the daemon holds.
             let (code, out, err) = Cluster::start(mode, &[("GRACE", "10m")], &command).finish();
             assert_eq!(code, 0, "{mode:?} {words:?}\n{err}");
@@ -278,7 +279,8 @@ fn a_daemon_that_is_deaf_is_killed_at_the_end_of_the_grace() {
     for mode in modes() {
         // Of the tree by its environment: it counts. With a cleared one it is nobody's: it does not.
         for (words, status) in [(&["deaf"][..], 137), (&["deaf", "clear"], 0)] {
-            let command = [&[example("daemonizes").as_str()], words].concat();
+            let program = example("daemonizes");
+            let command = [&[program.as_str()], words].concat();
             let cluster = Cluster::start(mode, &[("WORKERS", "1"), ("GRACE", "1s")], &command);
             cluster.until_out("daemon ");
             cluster.ready(1);
