@@ -10,5 +10,6 @@ pub mod listen;
 pub mod notify;
 pub mod plan;
 pub mod runtime;
+pub mod start;
 pub mod sys;
 pub mod telemetry;

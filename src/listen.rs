@@ -38,6 +38,15 @@ pub fn describe(address: &ListenAddress) -> String {
     }
 }
 
+/// The address that a socket really has: port 0 was the kernel's to pick.
+pub fn opened_address(listen: &Listen, opened: &OwnedFd) -> String {
+    let bound = socket2::SockRef::from(opened).local_addr().ok().and_then(|address| address.as_socket());
+    match (&listen.address, bound) {
+        (ListenAddress::Tcp(_), Some(address)) => address.to_string(),
+        (address, _) => describe(address),
+    }
+}
+
 fn open_one(address: &ListenAddress) -> io::Result<OwnedFd> {
     let socket = match address {
         ListenAddress::Tcp(address) => {

@@ -1,13 +1,12 @@
 //! `clusterinit healthcheck [--ready] [--addr URL]`: 0 healthy, 1 not; for Docker HEALTHCHECK and exec probes in images without curl.
 
-use std::ffi::OsString;
 use std::net::SocketAddr;
 
-use lexopt::{Arg, Parser, ValueExt};
 use thiserror::Error;
 
 use super::side_port::{Error as SidePortError, SidePort};
-use super::{DONE, NO, USAGE, complain};
+use super::{DONE, NO, complain};
+use crate::exit;
 
 #[derive(Debug, Error)]
 #[error("{what}: {status}, {reason}")]
@@ -17,23 +16,20 @@ struct Unwell {
     reason: String,
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Options {
-    ready: bool,
-    addr: Option<String>,
+/// What is asked: whether a restart of the container would help, or whether it may get requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    Healthy,
+    Ready,
 }
 
 /// `configured` is `CLUSTERINIT_HEALTH_ADDR` as it is in force; `None` where the side port is off.
-pub fn run(arguments: impl IntoIterator<Item = OsString>, configured: Option<SocketAddr>) -> u8 {
-    let options = match parse(Parser::from_args(arguments)) {
-        Ok(options) => options,
-        Err(error) => {
-            complain(&error);
-            return USAGE;
-        }
+pub fn run(question: Question, addr: Option<&str>, configured: Option<SocketAddr>) -> u8 {
+    let (path, what) = match question {
+        Question::Healthy => ("/healthz", "not healthy"),
+        Question::Ready => ("/readyz", "not ready"),
     };
-    let (path, what) = if options.ready { ("/readyz", "not ready") } else { ("/healthz", "not healthy") };
-    let answer = SidePort::find(options.addr.as_deref(), configured).and_then(|side_port| side_port.get(path));
+    let answer = SidePort::find(addr, configured).and_then(|side_port| side_port.get(path));
     match answer {
         Ok(answer) if answer.status == hyper::StatusCode::OK => DONE,
         Ok(answer) => {
@@ -42,21 +38,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, configured: Option<Soc
         }
         Err(error) => {
             complain(&error);
-            if matches!(error, SidePortError::Off | SidePortError::Address(_)) { USAGE } else { NO }
+            if matches!(error, SidePortError::Off | SidePortError::Address(_)) { exit::USAGE } else { NO }
         }
     }
-}
-
-fn parse(mut parser: Parser) -> Result<Options, lexopt::Error> {
-    let mut options = Options::default();
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Arg::Long("ready") => options.ready = true,
-            Arg::Long("addr") => options.addr = Some(parser.value()?.string()?),
-            _ => return Err(argument.unexpected()),
-        }
-    }
-    Ok(options)
 }
 
 #[cfg(test)]

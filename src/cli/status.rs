@@ -1,15 +1,14 @@
 //! `clusterinit status [--json] [--watch] [--addr URL]`: the workers as a table, once or every second.
 
-use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lexopt::{Arg, Parser, ValueExt};
 use thiserror::Error;
 
 use super::side_port::{Error as SidePortError, SidePort};
-use super::{DONE, NO, USAGE, complain, say, table};
+use super::{DONE, NO, complain, say, table};
+use crate::exit;
 
 const EVERY: Duration = Duration::from_secs(1);
 /// Cursor to the top left, and away with what was below.
@@ -25,33 +24,26 @@ enum Error {
     Json(#[from] serde_json::Error),
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Options {
-    json: bool,
-    watch: bool,
-    addr: Option<String>,
+/// How the workers are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    pub json: bool,
+    pub watch: bool,
 }
 
 /// `configured` is `CLUSTERINIT_HEALTH_ADDR` as it is in force; `None` where the side port is off.
-pub fn run(arguments: impl IntoIterator<Item = OsString>, configured: Option<SocketAddr>) -> u8 {
-    let options = match parse(Parser::from_args(arguments)) {
-        Ok(options) => options,
+pub fn run(options: Options, addr: Option<&str>, configured: Option<SocketAddr>) -> u8 {
+    match SidePort::find(addr, configured) {
+        Ok(side_port) if options.watch => watch(&side_port, options),
+        Ok(side_port) => once(&side_port, options),
         Err(error) => {
             complain(&error);
-            return USAGE;
-        }
-    };
-    match SidePort::find(options.addr.as_deref(), configured) {
-        Ok(side_port) if options.watch => watch(&side_port, &options),
-        Ok(side_port) => once(&side_port, &options),
-        Err(error) => {
-            complain(&error);
-            if matches!(error, SidePortError::Off | SidePortError::Address(_)) { USAGE } else { NO }
+            if matches!(error, SidePortError::Off | SidePortError::Address(_)) { exit::USAGE } else { NO }
         }
     }
 }
 
-fn once(side_port: &SidePort, options: &Options) -> u8 {
+fn once(side_port: &SidePort, options: Options) -> u8 {
     match picture(side_port, options) {
         Ok(text) => {
             say(&text);
@@ -65,7 +57,7 @@ fn once(side_port: &SidePort, options: &Options) -> u8 {
 }
 
 /// Until interrupted, or until nobody reads any more. A cluster that does not answer may be back in a second.
-fn watch(side_port: &SidePort, options: &Options) -> u8 {
+fn watch(side_port: &SidePort, options: Options) -> u8 {
     let (above, below) = match (options.json, io::stdout().is_terminal()) {
         (true, _) => ("", ""),
         (false, true) => (REDRAW, ""),
@@ -81,7 +73,7 @@ fn watch(side_port: &SidePort, options: &Options) -> u8 {
     }
 }
 
-fn picture(side_port: &SidePort, options: &Options) -> Result<String, Error> {
+fn picture(side_port: &SidePort, options: Options) -> Result<String, Error> {
     let answer = side_port.get("/workers")?;
     if answer.status != hyper::StatusCode::OK {
         return Err(Error::Status(answer.status));
@@ -92,35 +84,13 @@ fn picture(side_port: &SidePort, options: &Options) -> Result<String, Error> {
     Ok(table::draw(&serde_json::from_str(&answer.body)?))
 }
 
-fn parse(mut parser: Parser) -> Result<Options, lexopt::Error> {
-    let mut options = Options::default();
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Arg::Long("json") => options.json = true,
-            Arg::Long("watch") => options.watch = true,
-            Arg::Long("addr") => options.addr = Some(parser.value()?.string()?),
-            _ => return Err(argument.unexpected()),
-        }
-    }
-    Ok(options)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn options_are_read_and_anything_else_is_a_usage_error() {
-        let read = |words: &[&str]| parse(Parser::from_args(words.iter().map(OsString::from)));
-        let all = Options { json: true, watch: true, addr: Some("x:1".to_owned()) };
-        assert_eq!(read(&["--json", "--watch", "--addr", "x:1"]).expect("all of them"), all);
-        assert_eq!(read(&[]).expect("none"), Options::default());
-        for wrong in [&["--addr"][..], &["--jsn"], &["3"], &["--json=yes"]] {
-            assert!(read(wrong).is_err(), "{wrong:?}");
-        }
-        let run = |words: &[&str], addr| run(words.iter().map(OsString::from), addr);
-        assert_eq!(run(&["--jsn"], None), USAGE);
-        assert_eq!(run(&[], None), USAGE, "off");
-        assert_eq!(run(&["--addr", "nowhere"], None), USAGE);
+    fn nobody_to_ask_is_a_usage_error() {
+        assert_eq!(run(Options::default(), None, None), exit::USAGE, "off");
+        assert_eq!(run(Options::default(), Some("nowhere"), None), exit::USAGE);
     }
 }

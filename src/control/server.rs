@@ -63,19 +63,16 @@ async fn accept(listener: UnixListener, asked: mpsc::Sender<Asked>) {
         // Never closed, so there is always a place after a while.
         let Ok(place) = places.acquire().await else { return };
         place.forget();
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let (asked, place) = (asked.clone(), Place(Rc::clone(&places)));
-                spawn_local(async move {
-                    converse(&stream, &asked).await;
-                    drop(place);
-                });
-            }
-            Err(_) => {
-                places.add_permits(1);
-                sleep(PAUSE).await;
-            }
-        }
+        let Ok((stream, _)) = listener.accept().await else {
+            places.add_permits(1);
+            sleep(PAUSE).await;
+            continue;
+        };
+        let (asked, place) = (asked.clone(), Place(Rc::clone(&places)));
+        spawn_local(async move {
+            converse(&stream, &asked).await;
+            drop(place);
+        });
     }
 }
 

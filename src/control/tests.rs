@@ -102,7 +102,7 @@ fn oversize_and_garbage_are_refused_and_hurt_nobody() {
         }
         let oversize = answer_to(instance, &[b'x'; LONGEST_REQUEST]);
         assert!(oversize.starts_with("refused the request is longer"), "{oversize}");
-        let flood = answer_to(instance, &[b'x'; 100_000]);
+        let flood = answer_to(instance, &vec![b'x'; 100_000]);
         assert!(flood.is_empty() || flood.starts_with("refused "), "{flood}");
         ask_one(instance, own_pid(), "reload\n").map_err(|error| error.to_string())
     });

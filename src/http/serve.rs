@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{AbortHandle, LocalSet, spawn_local};
+use tokio::task::{AbortHandle, LocalSet, spawn_local, yield_now};
 use tokio::time::sleep;
 use tracing::{error, warn};
 
@@ -30,7 +30,7 @@ pub(super) struct Limits {
 const LIMITS: Limits =
     Limits { connections: 256, head_bytes: 16 * 1024, head_time: Duration::from_secs(5), answer_time: Duration::from_secs(5) };
 
-/// After an accept that failed for want of descriptors or memory.
+/// After an accept that failed for want of descriptors or memory which no client of ours holds.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves for ever, on the thread that polls it; all connections end when it is dropped.
@@ -59,9 +59,12 @@ async fn accept(listener: TcpListener, hall: Rc<Hall>) {
                     warn!(%error, "the side port cannot accept connections for now");
                 }
                 complained = true;
-                // What an idle client holds may be just what is missing, here and for the next worker.
-                hall.close_oldest_waiting();
-                sleep(PAUSE).await;
+                // What an idle client holds may be just what is missing, here and for the next worker. Its task drops it in its turn.
+                if hall.close_oldest_waiting() {
+                    yield_now().await;
+                } else {
+                    sleep(PAUSE).await;
+                }
             }
         }
     }

@@ -1,3 +1,230 @@
-//! What meets the world at run time: for now the clock.
+//! The only loop and the only owner: it waits, tells the core what happened, carries out what the core answers, and publishes.
+//!
+//! ```text
+//! wait: signal | worker's descriptor | control socket | deadline
+//!   -> read what workers said  -> reap  -> (each an Event) -> Supervisor::step -> Effects, in order  -> publish
+//! ```
+//! After the first worker was started nothing in here returns an error: what the kernel refuses becomes an event or a log line, and
+//! the loop ends only by [`Effect::End`](crate::cluster::effect::Effect::End).
+//!
+//! | file | what |
+//! |---|---|
+//! | `carry_out.rs` | effects -> system calls |
+//! | `ends.rs` | reaping, and what is left of a tree |
+//! | `requests.rs` | signals and control requests -> the core, or forwarded |
+//! | `lives.rs` | which pid, descriptors and mark a life has |
+//! | `lines.rs` | the core's notes -> log lines |
+//! | `clock.rs` | the one place that reads the clock |
 
+mod carry_out;
 pub mod clock;
+mod ends;
+mod lines;
+mod lives;
+mod requests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{LocalSet, yield_now};
+
+use crate::cluster::Supervisor;
+use crate::cluster::event::Event;
+use crate::cluster::policy::Policy;
+use crate::cluster::status::{Facts, Snapshot};
+use crate::cluster::words::{Signal, Time};
+use crate::config::SignalAction;
+use crate::control::{self, Asked};
+use crate::http;
+use crate::sys::init;
+use crate::sys::instance::Instance;
+use crate::sys::poll::Poller;
+use crate::sys::process::Launch;
+use crate::sys::signals::{Received, Signals};
+
+pub(crate) use carry_out::write_termination_log;
+use clock::Clock;
+use lives::Lives;
+
+/// Requests on the control socket that wait for the loop.
+const WAITING_REQUESTS: usize = 16;
+
+/// What a turn reads of workers' descriptors before the side port and the reaper get theirs.
+const READS_PER_TURN: usize = 1024;
+
+/// Everything that was made ready before the first worker: from here on nothing can be a mistake of the user's.
+pub struct Setup {
+    pub policy: Policy,
+    pub facts: Facts,
+    pub launch: Launch,
+    /// What each signal does; one that is absent is forwarded.
+    pub actions: BTreeMap<Signal, SignalAction>,
+    /// Signals that are not ours to catch (job control, where there is a terminal).
+    pub left_alone: Vec<Signal>,
+    pub side_port: Option<TcpListener>,
+    pub instance: Instance,
+    pub termination_log: PathBuf,
+    pub started: Clock,
+}
+
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error("cannot start the event loop: {0}")]
+    Loop(#[source] io::Error),
+    #[error("cannot install signal handlers: {0}")]
+    Signals(#[source] io::Error),
+    #[error("cannot watch workers: {0}")]
+    Poller(#[source] io::Error),
+}
+
+/// Runs the cluster to its end and answers its exit status.
+pub fn run(setup: Setup) -> Result<u8, StartError> {
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().map_err(StartError::Loop)?;
+    LocalSet::new().block_on(&tokio, async {
+        let runtime = Runtime::new(setup)?;
+        Ok(runtime.run().await)
+    })
+}
+
+struct Runtime {
+    supervisor: Supervisor,
+    clock: Clock,
+    launch: Launch,
+    stop_signal: Signal,
+    owns_namespace: bool,
+    actions: BTreeMap<Signal, SignalAction>,
+    lives: Lives,
+    signals: Signals,
+    poller: Poller,
+    asked: mpsc::Receiver<Asked>,
+    published: watch::Sender<Arc<Snapshot>>,
+    /// Something happened since the last snapshot.
+    stale: bool,
+    /// What was not carried out of the last request, and why.
+    refusal: Option<String>,
+    /// The namespace is being emptied: every end is a reason to look around again.
+    sweeping: bool,
+    termination_log: PathBuf,
+    /// Why this ends, for the termination log.
+    last_words: Option<String>,
+    exit: Option<u8>,
+}
+
+/// Why the loop woke up.
+enum Wake {
+    Signal(Received),
+    Readable,
+    Asked(Option<Asked>),
+    Deadline,
+}
+
+impl Runtime {
+    fn new(setup: Setup) -> Result<Self, StartError> {
+        let signals = Signals::install(&setup.left_alone).map_err(StartError::Signals)?;
+        let poller = Poller::new().map_err(StartError::Poller)?;
+        let (stop_signal, owns_namespace) = (setup.policy.stop_signal, setup.policy.owns_namespace);
+        let mut facts = setup.facts;
+        let (requests, asked) = mpsc::channel(WAITING_REQUESTS);
+        match control::Server::bind(setup.instance) {
+            Ok(server) => drop(tokio::task::spawn_local(control::serve(server, requests))),
+            Err(error) => {
+                let line = format!("control socket: {error}; clusterinit reload, stop, scale and restart do not work");
+                tracing::warn!("{line}");
+                facts.not_in_force.push(line);
+            }
+        }
+        let supervisor = Supervisor::new(setup.policy, facts);
+        let (published, snapshot) = watch::channel(Arc::new(supervisor.snapshot()));
+        if let Some(listener) = setup.side_port {
+            let side =
+                http::Side { snapshot, clock: setup.started, pid: std::process::id(), instance: setup.instance.to_string() };
+            drop(tokio::task::spawn_local(http::serve(listener, side)));
+        }
+        Ok(Self {
+            supervisor,
+            clock: setup.started,
+            launch: setup.launch,
+            stop_signal,
+            owns_namespace,
+            actions: setup.actions,
+            lives: Lives::default(),
+            signals,
+            poller,
+            asked,
+            published,
+            stale: true,
+            refusal: None,
+            sweeping: false,
+            termination_log: setup.termination_log,
+            last_words: None,
+            exit: None,
+        })
+    }
+
+    async fn run(mut self) -> u8 {
+        let effects = self.supervisor.start(self.clock.now());
+        self.carry_out_all(effects);
+        // What arrived since the first instruction is delivered now.
+        init::unblock(&self.signals.handled);
+        loop {
+            let more = self.read_workers();
+            self.reap().await;
+            if let Some(code) = self.exit {
+                return code;
+            }
+            self.publish();
+            if more {
+                yield_now().await;
+                continue;
+            }
+            match self.wait().await {
+                Wake::Signal(received) => self.received(received),
+                Wake::Asked(Some(asked)) => self.asked(asked),
+                Wake::Deadline => self.apply(Event::DeadlineReached),
+                Wake::Readable | Wake::Asked(None) => {}
+            }
+        }
+    }
+
+    async fn wait(&mut self) -> Wake {
+        let deadline = self.supervisor.next_deadline();
+        let (signals, poller, asked, clock) = (&mut self.signals, &self.poller, &mut self.asked, self.clock);
+        tokio::select! {
+            biased;
+            received = signals.next() => Wake::Signal(received),
+            () = poller.readable() => Wake::Readable,
+            request = asked.recv(), if !asked.is_closed() => Wake::Asked(request),
+            () = until(clock, deadline) => Wake::Deadline,
+        }
+    }
+
+    /// Tells the core one thing, and carries out what follows until nothing follows any more.
+    fn apply(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let effects = self.supervisor.step(self.clock.now(), event);
+            events.extend(effects.into_iter().filter_map(|effect| self.carry_out(effect)));
+        }
+        self.stale = true;
+    }
+
+    fn publish(&mut self) {
+        if std::mem::take(&mut self.stale) {
+            self.published.send_replace(Arc::new(self.supervisor.snapshot()));
+        }
+    }
+}
+
+/// Sleeps to a deadline; without one, for ever: an idle clusterinit does not wake up.
+async fn until(clock: Clock, deadline: Option<Time>) {
+    match deadline {
+        Some(at) => tokio::time::sleep(at.since(clock.now()).max(Duration::ZERO)).await,
+        None => std::future::pending().await,
+    }
+}

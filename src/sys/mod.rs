@@ -5,6 +5,7 @@ pub mod cgroup;
 pub mod descriptor;
 pub mod init;
 pub mod instance;
+pub mod listening;
 pub mod measure;
 pub mod owners;
 pub mod poll;

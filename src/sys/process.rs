@@ -41,11 +41,11 @@ pub struct Launch {
     /// Descriptors that the workers get as 3, 4, ...; none of them is below 3 + their number.
     listeners: Vec<OwnedFd>,
     /// The caller handed descriptors to us as PID 1 (`LISTEN_PID`): they are meant for each worker.
-    pub hands_on_listeners: bool,
+    hands_on_listeners: bool,
     /// The worker becomes the terminal's foreground process group.
-    pub takes_terminal: bool,
+    takes_terminal: bool,
     /// Workers die with us: where we are not PID 1, whose end the kernel answers with SIGKILL to all.
-    pub dies_with_us: bool,
+    dies_with_us: bool,
 }
 
 /// Why a forked child did not become the worker.
@@ -100,6 +100,21 @@ impl Launch {
         self
     }
 
+    pub fn with_terminal(mut self, takes_terminal: bool) -> Self {
+        self.takes_terminal = takes_terminal;
+        self
+    }
+
+    pub fn with_parent_death(mut self, dies_with_us: bool) -> Self {
+        self.dies_with_us = dies_with_us;
+        self
+    }
+
+    pub fn with_handed_on_listeners(mut self, hands_on_listeners: bool) -> Self {
+        self.hands_on_listeners = hands_on_listeners;
+        self
+    }
+
     pub fn with_descriptor_limit(mut self, limit: Option<libc::rlimit>) -> Self {
         self.descriptors = limit;
         self
@@ -110,6 +125,15 @@ impl Launch {
         let above = first_free(listeners.len());
         self.listeners = listeners.into_iter().map(|listener| move_up(&listener, above)).collect::<io::Result<_>>()?;
         Ok(self)
+    }
+
+    /// The command as messages show it.
+    pub fn command(&self) -> String {
+        self.argv.first().map(|program| program.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    pub fn has_listeners(&self) -> bool {
+        !self.listeners.is_empty()
     }
 
     /// Forks. `more` is this worker's part of the environment; `LISTEN_PID` is added where there are listeners.

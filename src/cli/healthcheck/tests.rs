@@ -9,15 +9,12 @@ use tokio::sync::watch;
 use tokio::task::{LocalSet, spawn_blocking, spawn_local};
 
 use super::*;
+use crate::cli::status;
 use crate::cluster::status::Snapshot;
 use crate::http::report::tests::example;
 use crate::http::{Side, bind, serve};
 use crate::runtime::clock::Clock;
 use crate::sys::instance::Instance;
-
-fn run_words(words: &[&str], configured: Option<SocketAddr>) -> u8 {
-    run(words.iter().map(OsString::from), configured)
-}
 
 fn served(instance: String, snapshot: Snapshot, client: impl FnOnce(SocketAddr) + Send + 'static) {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -36,20 +33,20 @@ fn our_own_clusterinit_is_believed() {
     let own = Instance::own().expect("/proc is here").to_string();
     let unready = Snapshot { unready: Some("0 of 2".to_owned()), ..example() };
     served(own, unready, |address| {
-        assert_eq!(run_words(&[], Some(address)), DONE);
+        assert_eq!(run(Question::Healthy, None, Some(address)), DONE);
         // As if IPv6 had been there: the second address that is tried is the right one.
-        assert_eq!(run_words(&[], Some((std::net::Ipv6Addr::UNSPECIFIED, address.port()).into())), DONE);
-        assert_eq!(run_words(&["--ready"], Some(address)), NO);
-        assert_eq!(crate::cli::status::run([], Some(address)), DONE);
-        assert_eq!(crate::cli::status::run(["--json".into()], Some(address)), DONE);
+        assert_eq!(run(Question::Healthy, None, Some((std::net::Ipv6Addr::UNSPECIFIED, address.port()).into())), DONE);
+        assert_eq!(run(Question::Ready, None, Some(address)), NO);
+        assert_eq!(status::run(status::Options::default(), None, Some(address)), DONE);
+        assert_eq!(status::run(status::Options { json: true, watch: false }, None, Some(address)), DONE);
     });
 }
 
 #[test]
 fn another_containers_is_believed_only_where_it_was_named() {
     served("mnt:1/pid:2".to_owned(), example(), |address| {
-        assert_eq!(run_words(&[], Some(address)), NO);
-        assert_eq!(run_words(&["--addr", &format!("127.0.0.1:{}", address.port())], None), DONE);
+        assert_eq!(run(Question::Healthy, None, Some(address)), NO);
+        assert_eq!(run(Question::Healthy, Some(&format!("127.0.0.1:{}", address.port())), None), DONE);
         let error = SidePort::find(None, Some(address)).and_then(|side_port| side_port.get("/healthz")).expect_err("another's");
         assert!(matches!(error, SidePortError::Other(_)), "{error}");
     });
@@ -59,7 +56,7 @@ fn another_containers_is_believed_only_where_it_was_named() {
 fn an_unhealthy_cluster_is_not_healthy() {
     let own = Instance::own().expect("/proc is here").to_string();
     let unhealthy = Snapshot { unhealthy_from: Some(crate::cluster::words::Time(Duration::ZERO)), ..example() };
-    served(own, unhealthy, |address| assert_eq!(run_words(&[], Some(address)), NO));
+    served(own, unhealthy, |address| assert_eq!(run(Question::Healthy, None, Some(address)), NO));
 }
 
 #[test]
@@ -67,10 +64,9 @@ fn nobody_there_is_not_healthy_and_off_is_a_usage_error() {
     let listener = bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a free port");
     let address = listener.local_addr().expect("bound");
     drop(listener);
-    assert_eq!(run_words(&[], Some(address)), NO);
-    assert_eq!(run_words(&[], None), USAGE);
-    assert_eq!(run_words(&["--redy"], Some(address)), USAGE);
-    assert_eq!(run_words(&["--addr", "https://x:1"], Some(address)), USAGE);
+    assert_eq!(run(Question::Healthy, None, Some(address)), NO);
+    assert_eq!(run(Question::Healthy, None, None), exit::USAGE);
+    assert_eq!(run(Question::Healthy, Some("https://x:1"), Some(address)), exit::USAGE);
 }
 
 /// Something that takes the connection and says nothing, or says it is something else.

@@ -1,0 +1,220 @@
+//! Effects become system calls, one after the other, and what must be answered is answered at once.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+
+use tracing::{debug, warn};
+
+use crate::cluster::effect::{Effect, Note};
+use crate::cluster::event::{Event, Left};
+use crate::cluster::words::{Life, Pid, Signal, Slot};
+use crate::notify::NotifySocket;
+use crate::sys::process;
+use crate::sys::tree::{self, Member};
+
+use super::lives::Body;
+use super::{Runtime, lines};
+
+/// A tree that forks while it is killed is looked at again, this often at once; after that the core asks again.
+const KILL_PASSES: usize = 4;
+
+/// So many names of killed processes make a line; the others are counted.
+const NAMES_IN_A_LINE: usize = 12;
+
+/// Which descriptor of a life a token stands for.
+pub(super) fn token(life: Life, is_outcome: bool) -> u64 {
+    life.0 << 1 | u64::from(is_outcome)
+}
+
+impl Runtime {
+    pub(super) fn carry_out_all(&mut self, effects: Vec<Effect>) {
+        let answers: Vec<Event> = effects.into_iter().filter_map(|effect| self.carry_out(effect)).collect();
+        for answer in answers {
+            self.apply(answer);
+        }
+    }
+
+    /// The event that answers the effect, where it has one.
+    pub(super) fn carry_out(&mut self, effect: Effect) -> Option<Event> {
+        match effect {
+            Effect::Spawn { life, slot, generation, workers } => return Some(self.spawn(life, slot, generation, workers)),
+            Effect::StopLeader { life } => self.stop_leader(life),
+            Effect::StopRest { life } => self.stop_rest(life),
+            Effect::KillTree { life } => self.kill_tree(life),
+            Effect::LookAround => {
+                self.sweeping = true;
+                return Some(Event::NamespaceSeen { left: self.look_around() });
+            }
+            Effect::AskNamespace => self.ask_namespace(),
+            Effect::KillEntered => kill_all(self.others().into_iter().filter(|(_, entered)| *entered)),
+            Effect::KillNamespace => self.kill_namespace(),
+            Effect::Note(note) => self.note(&note),
+            Effect::End { code } => self.end(code),
+        }
+        None
+    }
+
+    fn spawn(&mut self, life: Life, slot: Slot, generation: u32, workers: u32) -> Event {
+        match self.start(life, slot, generation, workers) {
+            Ok(pid) => Event::Forked { life, pid },
+            Err(error) => Event::ForkRefused { life, why: error.to_string() },
+        }
+    }
+
+    fn start(&mut self, life: Life, slot: Slot, generation: u32, workers: u32) -> io::Result<Pid> {
+        let notify = NotifySocket::bind()?;
+        self.poller.watch(notify.descriptor(), token(life, false))?;
+        let slot_text = slot.to_string();
+        let more = [
+            ("CLUSTERINIT_WORKER_ID", slot_text.clone()),
+            ("CLUSTERINIT_WORKER_COUNT", workers.to_string()),
+            ("CLUSTERINIT_GENERATION", generation.to_string()),
+            ("NODE_APP_INSTANCE", slot_text),
+            ("NOTIFY_SOCKET", notify.address().to_owned()),
+        ];
+        let started = self.launch.start(&more)?;
+        // Where it cannot be watched it is read when the leader ends, and the worker counts as executed until then.
+        let watched = self.poller.watch(&started.outcome, token(life, true)).is_ok();
+        let entry = format!("NOTIFY_SOCKET={}", notify.address()).into_bytes();
+        let outcome = Some(started.outcome);
+        let body = Body { slot, pid: started.pid, notify, entry, outcome, executed: !watched, leader_gone: false };
+        self.lives.insert(life, body);
+        Ok(started.pid)
+    }
+
+    fn stop_leader(&self, life: Life) {
+        let Some(body) = self.lives.get(life).filter(|body| !body.leader_gone) else { return };
+        // A stopped process keeps any other signal pending until it goes on.
+        for signal in [self.stop_signal, Signal::CONT] {
+            if let Err(error) = process::signal(body.pid, signal) {
+                warn!(slot = body.slot.0, pid = body.pid.0, %signal, %error, "the worker cannot be signalled: clusterinit lacks the permission (CAP_KILL)");
+            }
+        }
+    }
+
+    fn stop_rest(&self, life: Life) {
+        for member in self.members(life) {
+            debug!(pid = member.pid.0, name = member.name, signal = %self.stop_signal, "asking what a worker left behind to end");
+            member.signal(self.stop_signal);
+            member.signal(Signal::CONT);
+        }
+    }
+
+    fn kill_tree(&self, life: Life) {
+        let Some(body) = self.lives.get(life) else { return };
+        let mut killed: Vec<Member> = Vec::new();
+        if !body.leader_gone {
+            process::signal_group(body.pid, Signal::KILL);
+        }
+        for _ in 0..KILL_PASSES {
+            let new: Vec<Member> = self.members(life).into_iter().filter(|member| !killed.contains(member)).collect();
+            if new.is_empty() {
+                break;
+            }
+            for member in &new {
+                member.signal(Signal::KILL);
+            }
+            killed.extend(new);
+        }
+        if !body.leader_gone
+            && let Err(error) = process::signal(body.pid, Signal::KILL)
+        {
+            warn!(slot = body.slot.0, pid = body.pid.0, %error, "the worker cannot be killed: clusterinit lacks the permission (CAP_KILL)");
+        }
+        if !killed.is_empty() {
+            warn!(slot = body.slot.0, processes = names(&killed), "killed what belonged to the worker");
+        }
+    }
+
+    /// The living members of a life's tree, without its leader.
+    pub(super) fn members(&self, life: Life) -> Vec<Member> {
+        let Some(body) = self.lives.get(life) else { return Vec::new() };
+        tree::members(body.mark(), |pid| self.lives.is_leader(pid))
+    }
+
+    // === what is no worker's ===
+
+    /// All others that are ours to end, and whether they entered from outside.
+    fn others(&self) -> Vec<(Member, bool)> {
+        if self.owns_namespace {
+            tree::namespace()
+        } else {
+            tree::descendants().into_iter().map(|member| (member, false)).collect()
+        }
+    }
+
+    pub(super) fn look_around(&self) -> Left {
+        let others = self.others();
+        let entered = others.iter().filter(|(_, entered)| *entered).count();
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        Left { own: count(others.len() - entered), entered: count(entered) }
+    }
+
+    fn ask_namespace(&self) {
+        for (member, entered) in self.others() {
+            // A shell that somebody entered with ends on HUP, not on TERM.
+            let second = if entered { Signal::HUP } else { Signal::CONT };
+            member.signal(Signal::TERM);
+            member.signal(second);
+        }
+    }
+
+    fn kill_namespace(&self) {
+        kill_all(self.others().into_iter());
+        // In one step of the kernel, which nothing that forks can outrun.
+        if self.owns_namespace {
+            process::signal_namespace(Signal::KILL);
+        }
+    }
+
+    // === telling ===
+
+    fn note(&mut self, note: &Note) {
+        match note {
+            Note::Refused { reason } => self.refusal = Some(reason.clone()),
+            Note::Finishing { why } => self.last_words = Some(lines::finish(why)),
+            Note::Ended { slot, status, .. } if self.last_words.is_none() && status.as_code() != 0 => {
+                self.last_words = Some(format!("the worker of slot {slot} ended: {status}"));
+            }
+            _ => {}
+        }
+        lines::log(note);
+    }
+
+    fn end(&mut self, code: u8) {
+        lines::end(code);
+        self.exit = Some(code);
+        if code != 0
+            && let Some(reason) = &self.last_words
+        {
+            write_termination_log(&self.termination_log, &format!("clusterinit: exit status {code}: {reason}\n"));
+        }
+    }
+}
+
+/// Only a file that exists: the platform makes it, we make none. Never waits, whatever kind of file it is.
+pub(crate) fn write_termination_log(path: &std::path::Path, text: &str) {
+    let opened = OpenOptions::new().write(true).truncate(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
+    if let Ok(mut file) = opened
+        && let Err(error) = file.write_all(text.as_bytes())
+    {
+        warn!(path = %path.display(), %error, "the termination log cannot be written");
+    }
+}
+
+fn kill_all(others: impl Iterator<Item = (Member, bool)>) {
+    let killed: Vec<Member> = others.map(|(member, _)| member).filter(|member| member.signal(Signal::KILL)).collect();
+    if !killed.is_empty() {
+        warn!(processes = names(&killed), "killed what was left");
+    }
+}
+
+/// `sh (12), sleep (13) and 4 more`
+fn names(members: &[Member]) -> String {
+    let shown: Vec<String> =
+        members.iter().take(NAMES_IN_A_LINE).map(|member| format!("{} ({})", member.name, member.pid)).collect();
+    let more = members.len().saturating_sub(NAMES_IN_A_LINE);
+    if more == 0 { shown.join(", ") } else { format!("{} and {more} more", shown.join(", ")) }
+}

@@ -1,0 +1,231 @@
+//! From the command line to the loop: everything that can be a mistake of the user's is found here, before the first worker.
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tracing::{info, warn};
+
+use crate::cli;
+use crate::cli::args::Command;
+use crate::cli::healthcheck::Question;
+use crate::config::{Config, Workers};
+use crate::plan::{Machine, Plan};
+use crate::runtime::clock::Clock;
+use crate::runtime::{self, Setup};
+use crate::sys::init::{self, Inherited};
+use crate::sys::instance::Instance;
+use crate::sys::process::{self, Launch};
+use crate::{exit, http, listen, telemetry};
+
+/// The caller's environment, read once.
+pub type Environment = Vec<(OsString, OsString)>;
+
+/// What we set for each worker, so that no stale value of the caller's stands beside it.
+const SET_PER_WORKER: [&str; 5] =
+    ["CLUSTERINIT_WORKER_ID", "CLUSTERINIT_WORKER_COUNT", "CLUSTERINIT_GENERATION", "NODE_APP_INSTANCE", "NOTIFY_SOCKET"];
+
+/// The names of socket activation (`man 3 sd_listen_fds`).
+const LISTEN_NAMES: [&str; 3] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+
+/// Carries out one command line and answers the exit status.
+pub fn run(command: Command, environment: Environment) -> u8 {
+    match command {
+        Command::Run(words) => cluster(words, environment),
+        Command::Help => print(&cli::args::help()),
+        Command::Version => print(&cli::args::version()),
+        other => {
+            // An ordinary short-lived process: signals may do what the caller wants.
+            init::set_mask(Inherited::take().mask);
+            match configured(&environment) {
+                Ok(config) => look(other, &config, &environment),
+                Err(code) => code,
+            }
+        }
+    }
+}
+
+fn look(command: Command, config: &Config, environment: &Environment) -> u8 {
+    match command {
+        Command::Plan(words) => print(&cli::plan::print(config, &machine(words, environment))),
+        Command::Status { json, watch, addr } => {
+            cli::status::run(cli::status::Options { json, watch }, addr.as_deref(), config.health_addr)
+        }
+        Command::Healthcheck { ready, addr } => {
+            let question = if ready { Question::Ready } else { Question::Healthy };
+            cli::healthcheck::run(question, addr.as_deref(), config.health_addr)
+        }
+        Command::Control(request) => cli::ask::run(request),
+        Command::Run(_) | Command::Help | Command::Version => exit::INTERNAL,
+    }
+}
+
+fn print(text: &str) -> u8 {
+    cli::say(text);
+    0
+}
+
+fn configured(environment: &Environment) -> Result<Config, u8> {
+    Config::from_env(environment.iter().cloned()).map_err(|mistakes| {
+        for line in mistakes.lines() {
+            telemetry::complain(line);
+        }
+        exit::USAGE
+    })
+}
+
+fn machine(words: Vec<OsString>, environment: &Environment) -> Machine {
+    let watchdog = value(environment, "WATCHDOG_USEC").and_then(|micros| micros.parse().ok()).map(Duration::from_micros);
+    Machine { watchdog, ..Machine::look(words) }
+}
+
+fn value<'a>(environment: &'a Environment, name: &str) -> Option<&'a str> {
+    environment.iter().find(|(found, _)| found == name).and_then(|(_, value)| value.to_str())
+}
+
+/// The main job.
+fn cluster(words: Vec<OsString>, environment: Environment) -> u8 {
+    let started = Clock::start();
+    let inherited = Inherited::take();
+    if !init::is_pid_1() && value(&environment, "CLUSTERINIT_WORKER_ID").is_some() {
+        return nested(&words, &environment, inherited);
+    }
+    let config = match configured(&environment) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    telemetry::start(&config.log, config.log_format);
+    let machine = machine(words, &environment);
+    let plan = Plan::new(&config, &machine, seed());
+    let setup = match prepare(&config, &machine, plan, &environment, inherited, started) {
+        Ok(setup) => setup,
+        Err(Refusal { code, line }) => return refuse(&config, code, &line),
+    };
+    match runtime::run(setup) {
+        Ok(code) => code,
+        Err(error) => refuse(&config, exit::INTERNAL, &error.to_string()),
+    }
+}
+
+/// Base image and CMD both name us: the outer one does the work.
+fn nested(words: &[OsString], environment: &Environment, inherited: Inherited) -> u8 {
+    telemetry::complain("started inside a worker of clusterinit: executing the command in its place");
+    let error = process::replace_by(words, environment, inherited);
+    let command = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+    telemetry::complain(&format!("cannot execute {command}: {error}"));
+    exit::of_exec_error(&error)
+}
+
+fn refuse(config: &Config, code: u8, line: &str) -> u8 {
+    telemetry::complain(line);
+    runtime::write_termination_log(&config.termination_log, &format!("clusterinit: exit status {code}: {line}\n"));
+    code
+}
+
+/// Why nothing is started.
+struct Refusal {
+    code: u8,
+    line: String,
+}
+
+fn prepare(
+    config: &Config,
+    machine: &Machine,
+    plan: Plan,
+    environment: &Environment,
+    inherited: Inherited,
+    started: Clock,
+) -> Result<Setup, Refusal> {
+    if !machine.is_pid1 {
+        let refused = |error| Refusal { code: exit::INTERNAL, line: format!("cannot become a subreaper: {error}") };
+        init::become_subreaper().map_err(refused)?;
+    }
+    let descriptors = process::raise_descriptor_limit();
+    let side_port = open_side_port(config)?;
+    let listeners = listen::open(&config.listen).map_err(|error| Refusal { code: exit::USAGE, line: error.to_string() })?;
+    let mut facts = plan.facts;
+    if !listeners.is_empty() {
+        facts.listeners =
+            config.listen.iter().zip(&listeners).map(|(listen, opened)| listen::opened_address(listen, opened)).collect();
+    }
+    let terminal = machine.stdin_is_terminal && plan.policy.workers == 1;
+    let launch = launch(config, machine, environment, inherited)
+        .and_then(|launch| launch.with_listeners(listeners))
+        .map_err(|error| Refusal { code: exit::USAGE, line: format!("the command: {error}") })?
+        .with_user(config.user)
+        .with_descriptor_limit(descriptors)
+        .with_terminal(terminal)
+        .with_parent_death(!machine.is_pid1);
+    say_hello(config, &plan.lines, &facts.not_in_force, &side_port);
+    // After the last look at relative paths: we pin no mount by standing in it.
+    let _ = nix::unistd::chdir("/");
+    Ok(Setup {
+        policy: plan.policy,
+        facts,
+        launch,
+        actions: config.signals.clone(),
+        left_alone: leave_job_control_alone(),
+        side_port,
+        instance: Instance::own().unwrap_or(Instance { mnt: 0, pid: 0 }),
+        termination_log: config.termination_log.clone(),
+        started,
+    })
+}
+
+fn open_side_port(config: &Config) -> Result<Option<std::net::TcpListener>, Refusal> {
+    let Some(address) = config.health_addr else { return Ok(None) };
+    http::bind(address).map(Some).map_err(|error| {
+        let hint = "set CLUSTERINIT_HEALTH_ADDR to another address or to off (the containers of a pod share their ports)";
+        Refusal { code: exit::USAGE, line: format!("cannot open the side port {address}: {error}; {hint}") }
+    })
+}
+
+fn launch(config: &Config, machine: &Machine, environment: &Environment, inherited: Inherited) -> io::Result<Launch> {
+    let own_listeners = !config.listen.is_empty();
+    // Descriptors that were handed to us are meant for each worker, which must find its own pid beside them.
+    let handed_on = !own_listeners && value(environment, "LISTEN_PID") == Some(&std::process::id().to_string());
+    let mut seen: Environment = environment.clone();
+    seen.retain(|(name, _)| {
+        let is = |names: &[&str]| names.iter().any(|known| name == known);
+        let replaced = is(&SET_PER_WORKER) || (own_listeners && is(&LISTEN_NAMES)) || (handed_on && name == "LISTEN_PID");
+        !replaced
+    });
+    if own_listeners {
+        let names: Vec<&str> = config.listen.iter().map(|listen| listen.name.as_str()).collect();
+        seen.push(("LISTEN_FDS".into(), config.listen.len().to_string().into()));
+        seen.push(("LISTEN_FDNAMES".into(), names.join(":").into()));
+    }
+    if let Workers::WebConcurrency(_) = config.workers {
+        seen.retain(|(name, _)| name != "WEB_CONCURRENCY");
+        seen.push(("WEB_CONCURRENCY".into(), "1".into()));
+    }
+    Ok(Launch::new(&machine.command, &seen, inherited)?.with_handed_on_listeners(handed_on))
+}
+
+fn say_hello(config: &Config, plan: &[String], not_in_force: &[String], side_port: &Option<std::net::TcpListener>) {
+    for line in plan {
+        info!("{line}");
+    }
+    for line in config.warnings.iter().chain(not_in_force) {
+        warn!("{line}");
+    }
+    if let Some(address) = side_port.as_ref().and_then(|listener| listener.local_addr().ok()) {
+        info!(%address, "side port");
+    }
+}
+
+/// On a terminal the kernel uses these to stop whoever reads or writes in the background: ignoring them lets us log there, and
+/// catching them would make us try for ever.
+fn leave_job_control_alone() -> Vec<crate::cluster::words::Signal> {
+    let on_terminal = io::stdin().is_terminal() || io::stdout().is_terminal() || io::stderr().is_terminal();
+    let signals: &[i32] = if on_terminal { &[libc::SIGTTIN, libc::SIGTTOU, libc::SIGTSTP] } else { &[] };
+    let signals: Vec<_> = signals.iter().map(|signal| crate::cluster::words::Signal(*signal)).collect();
+    signals.iter().for_each(|signal| init::ignore(*signal));
+    signals
+}
+
+/// Two clusters that start together shall not back off in step.
+fn seed() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.as_secs() ^ u64::from(now.subsec_nanos()).rotate_left(32) ^ u64::from(std::process::id()).rotate_left(17)
+}
