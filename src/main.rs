@@ -25,7 +25,7 @@ static BEFORE_MAIN: extern "C" fn() = sys::init::before_main;
 
 fn main() -> ExitCode {
     let status = match cli::args::parse(std::env::args_os().skip(1)) {
-        Ok(command) => start::run(command, std::env::vars_os().collect()),
+        Ok(command) => start::run(command, &std::env::vars_os().collect()),
         Err(error) => {
             telemetry::complain(&error.to_string());
             exit::USAGE

@@ -1,4 +1,4 @@
-//! The receiving side of sd_notify (`man 3 sd_notify`): one datagram socket per life.
+//! The receiving side of `sd_notify` (`man 3 sd_notify`): one datagram socket per life.
 //!
 //! The socket's name is in the abstract namespace and picked by the kernel (autobind, `man 7 unix`), so nothing is written to any
 //! file system and the name is unique among living sockets: found in a process's environment, it says whose process that is.

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
+use std::net::TcpListener;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::{info, warn};
@@ -9,13 +10,14 @@ use tracing::{info, warn};
 use crate::cli;
 use crate::cli::args::Command;
 use crate::cli::healthcheck::Question;
+use crate::cluster::words::Signal;
 use crate::config::{Config, Workers};
 use crate::plan::{Machine, Plan};
 use crate::runtime::clock::Clock;
 use crate::runtime::{self, Setup};
 use crate::sys::init::{self, Inherited};
 use crate::sys::instance::Instance;
-use crate::sys::process::{self, Launch};
+use crate::sys::process::{self, Launch, Terms};
 use crate::{exit, http, listen, telemetry};
 
 /// The caller's environment, read once.
@@ -29,7 +31,7 @@ const SET_PER_WORKER: [&str; 5] =
 const LISTEN_NAMES: [&str; 3] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
 /// Carries out one command line and answers the exit status.
-pub fn run(command: Command, environment: Environment) -> u8 {
+pub fn run(command: Command, environment: &Environment) -> u8 {
     match command {
         Command::Run(words) => cluster(words, environment),
         Command::Help => print(&cli::args::help()),
@@ -37,8 +39,8 @@ pub fn run(command: Command, environment: Environment) -> u8 {
         other => {
             // An ordinary short-lived process: signals may do what the caller wants.
             init::set_mask(Inherited::take().mask);
-            match configured(&environment) {
-                Ok(config) => look(other, &config, &environment),
+            match configured(environment) {
+                Ok(config) => look(other, &config, environment),
                 Err(code) => code,
             }
         }
@@ -84,20 +86,20 @@ fn value<'a>(environment: &'a Environment, name: &str) -> Option<&'a str> {
 }
 
 /// The main job.
-fn cluster(words: Vec<OsString>, environment: Environment) -> u8 {
+fn cluster(words: Vec<OsString>, environment: &Environment) -> u8 {
     let started = Clock::start();
     let inherited = Inherited::take();
-    if !init::is_pid_1() && value(&environment, "CLUSTERINIT_WORKER_ID").is_some() {
-        return nested(&words, &environment, inherited);
+    if !init::is_pid_1() && value(environment, "CLUSTERINIT_WORKER_ID").is_some() {
+        return nested(&words, environment, inherited);
     }
-    let config = match configured(&environment) {
+    let config = match configured(environment) {
         Ok(config) => config,
         Err(code) => return code,
     };
     telemetry::start(&config.log, config.log_format);
-    let machine = machine(words, &environment);
+    let machine = machine(words, environment);
     let plan = Plan::new(&config, &machine, seed());
-    let setup = match prepare(&config, &machine, plan, &environment, inherited, started) {
+    let setup = match prepare(&config, &machine, plan, environment, inherited, started) {
         Ok(setup) => setup,
         Err(Refusal { code, line }) => return refuse(&config, code, &line),
     };
@@ -148,15 +150,17 @@ fn prepare(
         facts.listeners =
             config.listen.iter().zip(&listeners).map(|(listen, opened)| listen::opened_address(listen, opened)).collect();
     }
-    let terminal = machine.stdin_is_terminal && plan.policy.workers == 1;
-    let launch = launch(config, machine, environment, inherited)
-        .and_then(|launch| launch.with_listeners(listeners))
-        .map_err(|error| Refusal { code: exit::USAGE, line: format!("the command: {error}") })?
-        .with_user(config.user)
-        .with_descriptor_limit(descriptors)
-        .with_terminal(terminal)
-        .with_parent_death(!machine.is_pid1);
-    say_hello(config, &plan.lines, &facts.not_in_force, &side_port);
+    let terms = Terms {
+        descriptors,
+        user: config.user,
+        listeners,
+        hands_on_listeners: hands_on_listeners(config, environment),
+        takes_terminal: machine.stdin_is_terminal && plan.policy.workers == 1,
+        dies_with_us: !machine.is_pid1,
+    };
+    let launch = Launch::new(&machine.command, &workers_environment(config, environment), inherited, terms)
+        .map_err(|error| Refusal { code: exit::USAGE, line: format!("the command: {error}") })?;
+    say_hello(config, &plan.lines, &facts.not_in_force, side_port.as_ref());
     // After the last look at relative paths: we pin no mount by standing in it.
     let _ = nix::unistd::chdir("/");
     Ok(Setup {
@@ -172,7 +176,7 @@ fn prepare(
     })
 }
 
-fn open_side_port(config: &Config) -> Result<Option<std::net::TcpListener>, Refusal> {
+fn open_side_port(config: &Config) -> Result<Option<TcpListener>, Refusal> {
     let Some(address) = config.health_addr else { return Ok(None) };
     http::bind(address).map(Some).map_err(|error| {
         let hint = "set CLUSTERINIT_HEALTH_ADDR to another address or to off (the containers of a pod share their ports)";
@@ -180,10 +184,15 @@ fn open_side_port(config: &Config) -> Result<Option<std::net::TcpListener>, Refu
     })
 }
 
-fn launch(config: &Config, machine: &Machine, environment: &Environment, inherited: Inherited) -> io::Result<Launch> {
+/// Descriptors that were handed to us by socket activation are meant for each worker, which must find its own pid beside them.
+fn hands_on_listeners(config: &Config, environment: &Environment) -> bool {
+    config.listen.is_empty() && value(environment, "LISTEN_PID") == Some(&std::process::id().to_string())
+}
+
+/// The caller's, with what all workers have in common.
+fn workers_environment(config: &Config, environment: &Environment) -> Environment {
     let own_listeners = !config.listen.is_empty();
-    // Descriptors that were handed to us are meant for each worker, which must find its own pid beside them.
-    let handed_on = !own_listeners && value(environment, "LISTEN_PID") == Some(&std::process::id().to_string());
+    let handed_on = hands_on_listeners(config, environment);
     let mut seen: Environment = environment.clone();
     seen.retain(|(name, _)| {
         let is = |names: &[&str]| names.iter().any(|known| name == known);
@@ -199,28 +208,30 @@ fn launch(config: &Config, machine: &Machine, environment: &Environment, inherit
         seen.retain(|(name, _)| name != "WEB_CONCURRENCY");
         seen.push(("WEB_CONCURRENCY".into(), "1".into()));
     }
-    Ok(Launch::new(&machine.command, &seen, inherited)?.with_handed_on_listeners(handed_on))
+    seen
 }
 
-fn say_hello(config: &Config, plan: &[String], not_in_force: &[String], side_port: &Option<std::net::TcpListener>) {
+fn say_hello(config: &Config, plan: &[String], not_in_force: &[String], side_port: Option<&TcpListener>) {
     for line in plan {
         info!("{line}");
     }
     for line in config.warnings.iter().chain(not_in_force) {
         warn!("{line}");
     }
-    if let Some(address) = side_port.as_ref().and_then(|listener| listener.local_addr().ok()) {
+    if let Some(address) = side_port.and_then(|listener| listener.local_addr().ok()) {
         info!(%address, "side port");
     }
 }
 
 /// On a terminal the kernel uses these to stop whoever reads or writes in the background: ignoring them lets us log there, and
 /// catching them would make us try for ever.
-fn leave_job_control_alone() -> Vec<crate::cluster::words::Signal> {
+fn leave_job_control_alone() -> Vec<Signal> {
     let on_terminal = io::stdin().is_terminal() || io::stdout().is_terminal() || io::stderr().is_terminal();
     let signals: &[i32] = if on_terminal { &[libc::SIGTTIN, libc::SIGTTOU, libc::SIGTSTP] } else { &[] };
-    let signals: Vec<_> = signals.iter().map(|signal| crate::cluster::words::Signal(*signal)).collect();
-    signals.iter().for_each(|signal| init::ignore(*signal));
+    let signals: Vec<_> = signals.iter().map(|signal| Signal(*signal)).collect();
+    for signal in &signals {
+        init::ignore(*signal);
+    }
     signals
 }
 

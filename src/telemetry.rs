@@ -1,7 +1,8 @@
 //! Log lines on stderr, text or JSON, that never block PID 1 and never kill it.
 //!
 //! stderr may be a pipe that nobody reads, or closed. Its open file description is shared with the workers, so it must not be made
-//! non-blocking; we open it anew instead (`/proc/self/fd/2`), which gives us a description of our own. Where that is not possible,
+//! non-blocking; a pipe or a terminal is opened anew instead (`/proc/self/fd/2`), which gives us a description of our own. (Not so a
+//! regular file: it never blocks, and two descriptions would write over each other.) Where that is not possible,
 //! a write is tried with `RWF_NOWAIT`, and where the kernel does not know that either, only after `poll` says that there is room.
 //! What cannot be written at once is dropped and counted; the next line that gets through says how many there were.
 #![expect(unsafe_code, reason = "pwritev2, which nix does not have")]
@@ -51,6 +52,8 @@ enum Stderr {
     Own(File),
     /// The caller's: to be asked before each write.
     Shared,
+    /// A regular file, which is always ready.
+    File,
     Socket(RawFd),
 }
 
@@ -67,7 +70,10 @@ impl Stderr {
         if nix::sys::socket::getsockopt(&io::stderr(), nix::sys::socket::sockopt::SockType).is_ok() {
             return Self::Socket(number);
         }
-        let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_APPEND;
+        if std::fs::metadata("/proc/self/fd/2").is_ok_and(|data| data.is_file()) {
+            return Self::File;
+        }
+        let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
         match OpenOptions::new().write(true).custom_flags(flags).open("/proc/self/fd/2") {
             Ok(file) => Self::Own(file),
             Err(_) => Self::Shared,
@@ -79,6 +85,7 @@ impl Stderr {
             Self::Own(file) => (&*file).write(line),
             Self::Socket(number) => Ok(send(*number, line, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?),
             Self::Shared => write_without_waiting(line),
+            Self::File => io::stderr().lock().write(line),
         }
     }
 }

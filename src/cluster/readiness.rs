@@ -1,4 +1,4 @@
-//! When a worker counts as ready, and when it no longer does: starting, sd_notify, watchdog, age, and slot 0 first.
+//! When a worker counts as ready, and when it no longer does: starting, `sd_notify`, watchdog, age, and slot 0 first.
 
 use std::time::Duration;
 

@@ -68,7 +68,7 @@ pub(super) fn delay(backoff: Backoff, failures: u32, jitter: f64) -> Duration {
     if later <= backoff.longest { later } else { base.mul_f64(1.0 - 0.2 * jitter).max(backoff.first) }
 }
 
-/// SplitMix64: enough for jitter, and the same history gives the same delays.
+/// `SplitMix64`: enough for jitter, and the same history gives the same delays.
 #[derive(Clone, Debug)]
 pub(super) struct Jitter(u64);
 

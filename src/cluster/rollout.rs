@@ -230,7 +230,10 @@ impl Supervisor {
     pub(super) fn end_rollout(&mut self, now: Time) {
         self.rollout.queue.clear();
         self.rollout.again = false;
-        self.abort_reload(now, "a stop was asked for");
+        if self.rollout.is_reloading() {
+            let reason = Some("a stop was asked for".to_owned());
+            self.rollout.reload = Reload { state: ReloadState::Aborted, reason, at: Some(now) };
+        }
     }
 
     pub(super) fn drop_replacement(&mut self) {

@@ -35,7 +35,7 @@ pub(super) enum Occupancy {
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Slots {
-    slots: BTreeMap<Slot, SlotState>,
+    states: BTreeMap<Slot, SlotState>,
     starts: BTreeSet<(Time, Slot)>,
     done: usize,
 }
@@ -49,27 +49,27 @@ impl SlotState {
 impl Slots {
     /// Adds an empty slot where there is none of that number.
     pub(super) fn open(&mut self, slot: Slot) {
-        self.slots.entry(slot).or_insert_with(SlotState::new);
+        self.states.entry(slot).or_insert_with(SlotState::new);
     }
 
     pub(super) fn remove(&mut self, slot: Slot) {
-        if let Some(state) = self.slots.remove(&slot) {
+        if let Some(state) = self.states.remove(&slot) {
             self.unindex(slot, state.occupancy);
         }
     }
 
     pub(super) fn get(&self, slot: Slot) -> Option<&SlotState> {
-        self.slots.get(&slot)
+        self.states.get(&slot)
     }
 
     /// Changes the history of a slot; what it holds changes by [`Slots::occupy`].
     pub(super) fn get_mut(&mut self, slot: Slot) -> Option<&mut SlotState> {
-        self.slots.get_mut(&slot)
+        self.states.get_mut(&slot)
     }
 
     /// Does nothing where there is no such slot.
     pub(super) fn occupy(&mut self, slot: Slot, occupancy: Occupancy) {
-        let Some(before) = self.slots.get(&slot).map(|state| state.occupancy) else { return };
+        let Some(before) = self.states.get(&slot).map(|state| state.occupancy) else { return };
         self.unindex(slot, before);
         match occupancy {
             Occupancy::Backoff { until } => {
@@ -78,22 +78,22 @@ impl Slots {
             Occupancy::Done { .. } => self.done += 1,
             Occupancy::Waiting | Occupancy::Worker(_) => {}
         }
-        if let Some(state) = self.slots.get_mut(&slot) {
+        if let Some(state) = self.states.get_mut(&slot) {
             state.occupancy = occupancy;
         }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Slot, &SlotState)> {
-        self.slots.iter().map(|(slot, state)| (*slot, state))
+        self.states.iter().map(|(slot, state)| (*slot, state))
     }
 
     pub(super) fn ids(&self) -> Vec<Slot> {
-        self.slots.keys().copied().collect()
+        self.states.keys().copied().collect()
     }
 
     /// The worker in this slot, if there is one.
     pub(super) fn worker(&self, slot: Slot) -> Option<Life> {
-        match self.slots.get(&slot)?.occupancy {
+        match self.states.get(&slot)?.occupancy {
             Occupancy::Worker(life) => Some(life),
             Occupancy::Waiting | Occupancy::Backoff { .. } | Occupancy::Done { .. } => None,
         }
@@ -101,7 +101,7 @@ impl Slots {
 
     /// True when no slot will ever run again.
     pub(super) fn all_done(&self) -> bool {
-        self.done == self.slots.len()
+        self.done == self.states.len()
     }
 
     pub(super) fn next_start(&self) -> Option<Time> {

@@ -49,6 +49,7 @@ pub struct Supervisor {
 }
 
 /// What the history of this cluster has taught.
+#[expect(clippy::struct_excessive_bools, reason = "facts of the past, each learned once and by itself")]
 #[derive(Clone, Debug, Default)]
 pub(super) struct Learned {
     /// Some worker has said `READY=1`: the program notifies, and all later workers are asked to.

@@ -73,7 +73,7 @@ pub(super) struct Ended {
     pub(super) verdict: Verdict,
 }
 
-/// The watchdog of sd_notify: `due` moves on with every `WATCHDOG=1`.
+/// The watchdog of `sd_notify`: `due` moves on with every `WATCHDOG=1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Watchdog {
     pub(super) interval: Duration,

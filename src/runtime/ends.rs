@@ -30,9 +30,9 @@ impl Runtime {
             for token in tokens {
                 let life = Life(token >> 1);
                 if token & 1 == 1 {
-                    self.read_outcome(life)
+                    self.read_outcome(life);
                 } else {
-                    self.read_messages(life)
+                    self.read_messages(life);
                 }
                 read += 1;
             }

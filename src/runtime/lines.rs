@@ -1,27 +1,28 @@
 //! The core's notes as log lines: one per transition, with the same field names everywhere.
 
+use std::time::Duration;
+
 use tracing::{debug, error, info, warn};
 
 use crate::cluster::effect::{Finish, Note};
 use crate::cluster::event::Left;
 use crate::cluster::status::Reason;
 
-#[expect(clippy::too_many_lines, reason = "a table: one arm per note")]
 pub(super) fn log(note: &Note) {
     match note {
         Note::Started { slot, pid, generation } => info!(slot = slot.0, pid = pid.0, generation, "worker started"),
         Note::ForkRefused { slot, why, retry_in: Some(wait) } => {
-            error!(slot = slot.0, why, retry_in = ?wait, "no worker could be started; the living ones go on");
+            error!(slot = slot.0, why, retry_in = ?ms(*wait), "no worker could be started; the living ones go on");
         }
         Note::ForkRefused { slot, why, retry_in: None } => error!(slot = slot.0, why, "no successor could be started"),
         Note::ExecFailed { slot, why } => error!(slot = slot.0, why, "the command could not be executed"),
-        Note::Ready { slot, pid, after } => info!(slot = slot.0, pid = pid.0, ?after, "worker ready"),
+        Note::Ready { slot, pid, after } => info!(slot = slot.0, pid = pid.0, after = ?ms(*after), "worker ready"),
         Note::Says { slot, text } => debug!(slot = slot.0, text, "worker says"),
         Note::AnnouncedStop { slot, pid } => info!(slot = slot.0, pid = pid.0, "worker says that it is stopping"),
         Note::Hung { slot, pid } => warn!(slot = slot.0, pid = pid.0, "worker missed its watchdog and is to be replaced"),
         Note::Recovered { slot, pid } => info!(slot = slot.0, pid = pid.0, "worker is alive again"),
         Note::NotReadyInTime { slot, pid, waited } => {
-            error!(slot = slot.0, pid = pid.0, ?waited, "worker was not ready in time (CLUSTERINIT_START_TIMEOUT)");
+            error!(slot = slot.0, pid = pid.0, waited = ?ms(*waited), "worker was not ready in time (CLUSTERINIT_START_TIMEOUT)");
         }
         Note::Stopping { slot, pid, reason } => info!(slot = slot.0, pid = pid.0, reason = word(*reason), "stopping worker"),
         Note::Killing { slot, pid, reason: Reason::Crash } => {
@@ -39,7 +40,7 @@ pub(super) fn log(note: &Note) {
                 info!(slot, pid, %status, reason, rest, "worker ended");
             }
         }
-        Note::Waits { slot, failures, delay } => warn!(slot = slot.0, failures, ?delay, "the next start waits"),
+        Note::Waits { slot, failures, delay } => warn!(slot = slot.0, failures, delay = ?ms(*delay), "the next start waits"),
         Note::SlotDone { slot } => info!(slot = slot.0, "slot is done and not started again"),
         Note::OthersFollow { workers, ready: true } => info!(workers, "slot 0 is ready, the others follow"),
         Note::OthersFollow { workers, ready: false } => {
@@ -79,6 +80,11 @@ pub(super) fn finish(why: &Finish) -> String {
 
 pub(super) fn end(code: u8) {
     info!(code, "clusterinit ends");
+}
+
+/// Digits that nobody reads are left out.
+fn ms(duration: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn word(reason: Reason) -> &'static str {

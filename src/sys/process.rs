@@ -35,17 +35,23 @@ pub struct Launch {
     environment: Vec<CString>,
     directory: Option<CString>,
     inherited: Inherited,
+    terms: Terms,
+}
+
+/// What a start depends on besides the command.
+#[derive(Debug, Default)]
+pub struct Terms {
     /// The caller's limit on descriptors; ours is raised.
-    descriptors: Option<libc::rlimit>,
-    user: Option<User>,
-    /// Descriptors that the workers get as 3, 4, ...; none of them is below 3 + their number.
-    listeners: Vec<OwnedFd>,
-    /// The caller handed descriptors to us as PID 1 (`LISTEN_PID`): they are meant for each worker.
-    hands_on_listeners: bool,
+    pub descriptors: Option<libc::rlimit>,
+    pub user: Option<User>,
+    /// Descriptors that the workers get as 3, 4, ...
+    pub listeners: Vec<OwnedFd>,
+    /// The caller handed descriptors to us (`LISTEN_PID`): they are meant for each worker.
+    pub hands_on_listeners: bool,
     /// The worker becomes the terminal's foreground process group.
-    takes_terminal: bool,
+    pub takes_terminal: bool,
     /// Workers die with us: where we are not PID 1, whose end the kernel answers with SIGKILL to all.
-    dies_with_us: bool,
+    pub dies_with_us: bool,
 }
 
 /// Why a forked child did not become the worker.
@@ -75,7 +81,15 @@ pub struct Started {
 
 impl Launch {
     /// `environment` is what all workers see; `PATH` is looked up in it, as the caller's shell would.
-    pub fn new(command: &[OsString], environment: &[(OsString, OsString)], inherited: Inherited) -> io::Result<Self> {
+    pub fn new(
+        command: &[OsString],
+        environment: &[(OsString, OsString)],
+        inherited: Inherited,
+        mut terms: Terms,
+    ) -> io::Result<Self> {
+        // Above the numbers that they will have in the workers.
+        let above = first_free(terms.listeners.len());
+        terms.listeners = terms.listeners.iter().map(|listener| move_up(listener, above)).collect::<io::Result<_>>()?;
         let argv = command.iter().map(|word| c_string(word)).collect::<io::Result<Vec<_>>>()?;
         let program = command.first().map_or(OsStr::new(""), OsString::as_os_str);
         let path = environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
@@ -86,45 +100,8 @@ impl Launch {
             environment: environment.iter().map(|(name, value)| entry(name, value)).collect::<io::Result<_>>()?,
             directory,
             inherited,
-            descriptors: None,
-            user: None,
-            listeners: Vec::new(),
-            hands_on_listeners: false,
-            takes_terminal: false,
-            dies_with_us: false,
+            terms,
         })
-    }
-
-    pub fn with_user(mut self, user: Option<User>) -> Self {
-        self.user = user;
-        self
-    }
-
-    pub fn with_terminal(mut self, takes_terminal: bool) -> Self {
-        self.takes_terminal = takes_terminal;
-        self
-    }
-
-    pub fn with_parent_death(mut self, dies_with_us: bool) -> Self {
-        self.dies_with_us = dies_with_us;
-        self
-    }
-
-    pub fn with_handed_on_listeners(mut self, hands_on_listeners: bool) -> Self {
-        self.hands_on_listeners = hands_on_listeners;
-        self
-    }
-
-    pub fn with_descriptor_limit(mut self, limit: Option<libc::rlimit>) -> Self {
-        self.descriptors = limit;
-        self
-    }
-
-    /// The listeners are moved above the numbers that they will have in the workers.
-    pub fn with_listeners(mut self, listeners: Vec<OwnedFd>) -> io::Result<Self> {
-        let above = first_free(listeners.len());
-        self.listeners = listeners.into_iter().map(|listener| move_up(&listener, above)).collect::<io::Result<_>>()?;
-        Ok(self)
     }
 
     /// The command as messages show it.
@@ -133,7 +110,7 @@ impl Launch {
     }
 
     pub fn has_listeners(&self) -> bool {
-        !self.listeners.is_empty()
+        !self.terms.listeners.is_empty()
     }
 
     /// Forks. `more` is this worker's part of the environment; `LISTEN_PID` is added where there are listeners.
@@ -145,7 +122,7 @@ impl Launch {
         // Room for the digits: the pid is known in the child only, where nothing can be allocated.
         let mut listen_pid = *b"LISTEN_PID=0000000000\0";
         let mut envp: Vec<*const libc::c_char> = environment.iter().map(|entry| entry.as_ptr()).collect();
-        if self.hands_on_listeners || !self.listeners.is_empty() {
+        if self.terms.hands_on_listeners || !self.terms.listeners.is_empty() {
             envp.push(listen_pid.as_ptr().cast());
         }
         envp.push(std::ptr::null());
@@ -153,7 +130,7 @@ impl Launch {
         argv.push(std::ptr::null());
 
         let (outcome, report) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK)?;
-        let report = move_up(&report, first_free(self.listeners.len()))?;
+        let report = move_up(&report, first_free(self.terms.listeners.len()))?;
         let parent = std::process::id();
         let mask = set_mask(u64::MAX);
         // SAFETY: this process has one thread, and the child keeps to async-signal-safe calls until exec or _exit.
@@ -184,7 +161,7 @@ impl Launch {
         // A group of its own: the worker's tree can be told apart by it. A failure means that it has one already.
         // SAFETY: numbers only.
         unsafe { libc::setpgid(0, 0) };
-        if self.takes_terminal {
+        if self.terms.takes_terminal {
             // SIGTTOU is blocked here, so this may be done from the background. No terminal, or not ours: nothing to take.
             // SAFETY: getpgrp takes nothing and cannot fail.
             let group = unsafe { libc::getpgrp() };
@@ -194,7 +171,7 @@ impl Launch {
         if let Err(failed) = self.enter_place(parent) {
             return failed;
         }
-        for (number, listener) in (LISTEN_FDS_START..).zip(&self.listeners) {
+        for (number, listener) in (LISTEN_FDS_START..).zip(&self.terms.listeners) {
             // SAFETY: numbers only; dup2 also clears close-on-exec in the copy.
             if unsafe { libc::dup2(listener.as_raw_fd(), number) } < 0 {
                 return Failed { step: Step::Listeners, errno: last_errno() };
@@ -211,11 +188,11 @@ impl Launch {
             // SAFETY: a live NUL-terminated string.
             Step::Directory.check(unsafe { libc::chdir(directory.as_ptr()) })?;
         }
-        if let Some(limit) = &self.descriptors {
+        if let Some(limit) = &self.terms.descriptors {
             // SAFETY: a live rlimit. A failure leaves the raised limit, which harms nobody.
             unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, limit) };
         }
-        if let Some(User { uid, gid }) = self.user {
+        if let Some(User { uid, gid }) = self.terms.user {
             // In this order: after setuid the others are no longer permitted.
             // SAFETY: one live gid.
             Step::User.check(unsafe { libc::setgroups(1, &raw const gid) })?;
@@ -224,7 +201,7 @@ impl Launch {
             // SAFETY: a number.
             Step::User.check(unsafe { libc::setuid(uid) })?;
         }
-        if self.dies_with_us {
+        if self.terms.dies_with_us {
             // After setuid, which would clear it.
             // SAFETY: numbers only.
             Step::Parent.check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) })?;
@@ -293,7 +270,7 @@ pub fn raise_descriptor_limit() -> Option<libc::rlimit> {
 
 /// Replaces this process by `command`, as the caller would have started it. Returns only with an error.
 pub fn replace_by(command: &[OsString], environment: &[(OsString, OsString)], inherited: Inherited) -> io::Error {
-    let launch = match Launch::new(command, environment, inherited) {
+    let launch = match Launch::new(command, environment, inherited, Terms::default()) {
         Ok(launch) => launch,
         Err(error) => return error,
     };

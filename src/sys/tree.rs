@@ -63,7 +63,7 @@ pub fn members(mark: Mark<'_>, is_leader: impl Fn(Pid) -> bool) -> Vec<Member> {
         groups.extend(found.values().map(|stat| stat.group).filter(|group| *group != our_group));
         sessions.extend(found.values().map(|stat| stat.session).filter(|session| *session != our_session));
     }
-    living(found)
+    living(&found)
 }
 
 /// Whether a process belongs to a worker's tree, seen from the process upwards: what a message's sender is asked.
@@ -93,7 +93,7 @@ pub fn belongs(pid: Pid, mark: Mark<'_>) -> bool {
 pub fn descendants() -> Vec<Member> {
     let mut found = BTreeMap::new();
     Children::look().descend(own_pid(), &mut found);
-    living(found)
+    living(&found)
 }
 
 /// As PID 1: all other living processes of the namespace, and whether each entered from outside (its ancestors end in parent 0).
@@ -128,7 +128,7 @@ impl Member {
     }
 }
 
-fn living(found: BTreeMap<Pid, Stat>) -> Vec<Member> {
+fn living(found: &BTreeMap<Pid, Stat>) -> Vec<Member> {
     found.values().filter(|stat| !stat.is_zombie()).map(Member::new).collect()
 }
 
