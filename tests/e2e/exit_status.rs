@@ -31,8 +31,8 @@ fn codes_pass_through_pid_1_too() {
 
 #[test]
 fn every_deadly_signal_becomes_128_plus_its_number() {
-    // CHLD, CONT, STOP, TSTP, TTIN, TTOU, URG, WINCH end nobody.
-    let deadly = (1..=64).filter(|number| ![17, 18, 19, 20, 21, 22, 23, 28].contains(number));
+    // CHLD, CONT, STOP, TSTP, TTIN, TTOU, URG, WINCH end nobody; 32 and 33 belong to the C library, which may leave them ignored.
+    let deadly = (1..=64).filter(|number| ![17, 18, 19, 20, 21, 22, 23, 28, 32, 33].contains(number));
     for number in deadly {
         assert_eq!(status_of(Mode::Plain, &format!("ulimit -c 0; kill -{number} $$")), 128 + number, "signal {number}");
     }

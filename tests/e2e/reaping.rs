@@ -26,6 +26,7 @@ fn orphans_of_two_workers_at_once_are_reaped_while_probes_are_answered() {
     for mode in modes() {
         let settings = [("WORKERS", "2"), ("READY", "running")];
         let cluster = Cluster::start(mode, &settings, &["sh", "-c", &orphan_maker(700)]);
+        cluster.until("it answers", |cluster| cluster.answers("/healthz") == 200);
         cluster.until("1400 orphans are counted", |cluster| {
             assert_eq!(cluster.get("/healthz").0, 200);
             cluster.workers()["orphans_reaped"] == 1400

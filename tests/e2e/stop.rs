@@ -30,7 +30,7 @@ fn who_ignores_term_is_killed_after_the_grace_and_named() {
         assert_eq!(code, 137, "{mode:?}\n{err}");
         for pid in pids {
             let named = |line: &str| line.split(|c: char| !c.is_ascii_digit()).any(|number| number == pid.to_string());
-            assert!(err.lines().any(|line| line.contains("kill") && line.contains("sleep") && named(line)), "{pid}\n{err}");
+            assert!(err.lines().any(|line| line.contains("kill") && line.contains("slot") && named(line)), "{pid}\n{err}");
         }
     }
 }
@@ -121,7 +121,7 @@ impl Entered {
     fn start(nsenter: &[&str], script: &str) -> Self {
         let mut command = std::process::Command::new(if nsenter.is_empty() { "env" } else { "nsenter" });
         command.args(nsenter).args(["sh", "-c", script]);
-        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped());
+        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
         let mut child = command.spawn().expect("it starts");
         let mut line = [0; 3];
         std::io::Read::read_exact(child.stdout.as_mut().expect("piped"), &mut line).expect("it says up");
@@ -282,11 +282,13 @@ fn a_daemon_that_is_deaf_is_killed_at_the_end_of_the_grace() {
             let program = example("daemonizes");
             let command = [&[program.as_str()], words].concat();
             let cluster = Cluster::start(mode, &[("WORKERS", "1"), ("GRACE", "1s")], &command);
-            cluster.until_out("daemon ");
+            cluster.until_out("\n");
+            let daemon = cluster.out().trim().trim_start_matches("daemon ").to_owned();
             cluster.ready(1);
             let (code, _, err) = cluster.stop();
             assert_eq!(code, status, "{mode:?} {words:?}\n{err}");
-            assert!(err.lines().any(|line| line.contains("kill") && line.contains("daemonizes")), "{err}");
+            let named = |line: &str| line.split(|c: char| !c.is_ascii_digit()).any(|number| number == daemon);
+            assert!(err.lines().any(|line| line.contains("kill") && named(line)), "{daemon}\n{err}");
         }
     }
 }

@@ -83,7 +83,7 @@ impl Launch {
 
     /// As [`Launch::wrap`] with a shell script.
     pub(crate) fn wrap_sh(self, setup: &str) -> Self {
-        self.wrap(&["sh", "-c", &format!("{setup}; exec \"$@\""), "sh"])
+        self.wrap(&["sh", "-c", &format!("{setup}\nexec \"$@\""), "sh"])
     }
 
     /// Sets it apart from what other tests run: our subcommands find a clusterinit by its mount and PID namespaces.
