@@ -150,7 +150,7 @@ fn a_worker_that_reloads_by_itself_stays_in_rotation_and_is_not_replaced() {
         return;
     }
     let script = "say('READY=1')\nwait()\nsay('RELOADING=1')\nwait()\nsay('READY=1')";
-    let cluster = start(Mode::Plain, &[("WORKERS", "1"), ("READY", "notify")], script);
+    let cluster = start(Mode::Plain, &[("WORKERS", "1"), ("READY", "notify"), ("LOG", "debug")], script);
     let before = cluster.ready(1);
     waiting(&cluster, 1);
     cluster.signal(Signal::SIGUSR1);
