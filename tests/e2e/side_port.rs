@@ -278,10 +278,14 @@ fn health_is_right_and_there_during_a_storm_of_crashes_and_orphans() {
         cluster.until("it answers", |cluster| cluster.answers("/healthz") == 200);
         let mut answers = 0;
         cluster.until("the storm has raged", |cluster| {
-            assert_eq!(cluster.get("/healthz"), (200, "ok\n".to_owned()));
-            answers += 1;
+            // `/workers` measures, which under a storm takes its time; health does not wait for it.
+            for _ in 0..20 {
+                assert_eq!(cluster.get("/healthz"), (200, "ok\n".to_owned()));
+                answers += 1;
+            }
             let workers = cluster.workers();
-            let restarts: u64 = cluster.rows().iter().filter_map(|row| row["restarts"].as_u64()).sum();
+            let rows = workers["workers"].as_array().cloned().unwrap_or_default();
+            let restarts: u64 = rows.iter().filter_map(|row| row["restarts"].as_u64()).sum();
             answers > 100 && restarts > 100 && workers["orphans_reaped"].as_u64() > Some(300)
         });
         assert_eq!(cluster.rows()[0]["state"], "ready");

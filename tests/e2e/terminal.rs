@@ -3,9 +3,11 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Arc, Mutex};
 
-use nix::pty::openpty;
+use nix::fcntl::OFlag;
+use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 
 use crate::support::{Cluster, Launch, Mode, Sink, Stdin, example, modes};
 
@@ -29,17 +31,27 @@ impl Terminal {
     }
 }
 
+/// Both ends of a new terminal, the person's and the program's. Close-on-exec from the first moment: parallel tests start programs.
+fn pair() -> (File, File) {
+    let person = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).expect("a terminal");
+    grantpt(&person).expect("it is ours");
+    unlockpt(&person).expect("it is ours");
+    let name = ptsname_r(&person).expect("it has a name");
+    let program = File::options().read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits()).open(name).expect("the other end");
+    (File::from(OwnedFd::from(person)), program)
+}
+
 /// Starts clusterinit as the leader of a session whose terminal this is, as container runtimes do with `-t`.
 fn on_terminal(mode: Mode, command: &[&str], build: impl Fn(Launch) -> Launch) -> (Cluster, Terminal) {
-    let pty = openpty(None, None).expect("a terminal");
-    let other = |descriptor: &OwnedFd| descriptor.try_clone().expect("a descriptor");
+    let (person, program) = pair();
+    let other = |end: &File| OwnedFd::from(end.try_clone().expect("a descriptor"));
     let mut launch = build(Launch::of(mode, command).wrap(&["setsid", "--ctty"]));
-    launch.stdin = Stdin::From(other(&pty.slave));
-    launch.stdout = Sink::To(other(&pty.slave));
-    launch.stderr = Sink::To(other(&pty.slave));
+    launch.stdin = Stdin::From(other(&program));
+    launch.stdout = Sink::To(other(&program));
+    launch.stderr = Sink::To(other(&program));
     let cluster = launch.start();
     let screen = Arc::new(Mutex::new(Vec::new()));
-    let mut output = File::from(other(&pty.master));
+    let mut output = File::from(other(&person));
     let shown = Arc::clone(&screen);
     std::thread::spawn(move || {
         let mut buffer = [0; 4096];
@@ -47,7 +59,7 @@ fn on_terminal(mode: Mode, command: &[&str], build: impl Fn(Launch) -> Launch) -
             shown.lock().expect("no panic while locked").extend_from_slice(&buffer[..length]);
         }
     });
-    (cluster, Terminal { keys: File::from(pty.master), screen })
+    (cluster, Terminal { keys: person, screen })
 }
 
 /// Whether one of the cluster's processes with this name runs in the foreground of its terminal.
