@@ -250,6 +250,7 @@ wait()
 say('READY=1')";
     let cluster = start(Mode::Plain, &[("WORKERS", "1")], script);
     let before = cluster.ready(1);
+    waiting(&cluster, 1);
     cluster.signal(Signal::SIGUSR2);
     waiting(&cluster, 2);
     let successor = |cluster: &Cluster| cluster.rows().into_iter().find(|row| row["generation"] == 2).unwrap_or_default();
