@@ -127,7 +127,7 @@ def idle(ground, scale):
 
 
 def memory_row(what, memory):
-    text = lambda pair: f"{pair[0] / 1024:.2f} MiB, {pair[1] / 1024:.2f} MiB"
+    text = lambda pair: ", ".join(f"{kib * 1024 / 1e6:.2f} MB" for kib in pair)
     return (what, text(memory[OURS]), others(memory, text), "≤ 2.0 MB, ≤ 0.5 MB")
 
 

@@ -4,15 +4,15 @@ use std::process::ExitCode;
 
 use clusterinit::{cli, exit, start, sys, telemetry};
 
-/// Returns memory at once and keeps no per-thread caches; `thp:never` because huge pages would make 1.5 MB resident into 5.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Read by jemalloc before its first allocation (`man 3 jemalloc`, `malloc_conf`).
+/// One arena, no caches per thread: there is one thread. Read by jemalloc before its first allocation (`man 3 jemalloc`). What was
+/// freed goes back to the kernel at the end of each turn of the loop (`sys::memory::give_back`), not at each `free`.
 #[expect(unsafe_code, reason = "jemalloc looks for this name")]
 #[unsafe(export_name = "_rjem_malloc_conf")]
 static ALLOCATOR_OPTIONS: &std::ffi::c_char = {
-    let options = c"narenas:1,tcache:false,dirty_decay_ms:0,muzzy_decay_ms:0,thp:never,metadata_thp:disabled";
+    let options = c"narenas:1,tcache:false,dirty_decay_ms:1000,muzzy_decay_ms:0";
     // SAFETY: the pointer is to a NUL-terminated string that lives for ever.
     unsafe { &*options.as_ptr() }
 };

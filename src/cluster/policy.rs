@@ -56,7 +56,7 @@ pub struct Backoff {
 /// What makes a worker ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadyMode {
-    /// One second of running, or `READY=1`; once one worker has notified before that second, all later ones are asked to.
+    /// One second of running, or `READY=1`; once one worker has said that, it is asked of all later ones.
     Auto,
     /// `READY=1` on `NOTIFY_SOCKET`.
     Notify,

@@ -58,11 +58,11 @@ impl Supervisor {
         Some(since + self.policy.unhealthy_after)
     }
 
-    /// By slot; lives count upwards, so a predecessor comes before its successor.
+    /// By slot; lives count upwards, so a predecessor comes before its successor, and what outlived SIGKILL before its slot.
     fn rows(&self) -> Vec<Row> {
         let mut rows: Vec<Row> = self.roster.iter().map(|worker| self.worker_row(worker)).collect();
         rows.extend(self.slots.iter().filter_map(|(slot, state)| self.empty_row(slot, state)));
-        rows.sort_by_key(|row| (row.slot, row.life));
+        rows.sort_by_key(|row| (row.slot, row.life.is_none(), row.life));
         rows
     }
 
@@ -83,6 +83,7 @@ impl Supervisor {
 
     fn empty_row(&self, slot: Slot, history: &SlotState) -> Option<Row> {
         let (state, next_start) = match history.occupancy {
+            _ if self.roster.unfinished_in(slot).is_some() => return None,
             Occupancy::Worker(_) => return None,
             Occupancy::Waiting => (RowState::Backoff, self.first_timeout()),
             Occupancy::Backoff { until } => (RowState::Backoff, Some(until)),

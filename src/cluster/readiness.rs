@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::effect::Note;
 use super::event::Notice;
 use super::policy::ReadyMode;
-use super::restart::RUNNING;
 use super::rollout::Cause;
 use super::slots::Occupancy;
 use super::status::Reason;
@@ -14,18 +13,17 @@ use super::words::{Life, Slot, Time};
 use super::worker::{Phase, Watchdog};
 
 impl Supervisor {
-    /// For a worker that was forked now: when it is ready by having run, or when it is too late to notify.
-    pub(super) fn start_deadlines(&self, now: Time) -> (Option<Time>, Option<Time>) {
-        let must_notify = match self.policy.ready {
+    /// Whether a worker that is started now is ready only by `READY=1`.
+    pub(super) fn must_notify(&self) -> bool {
+        match self.policy.ready {
             ReadyMode::Notify => true,
             ReadyMode::Running => false,
             ReadyMode::Auto => self.learned.notifies,
-        };
-        if must_notify { (None, Some(now + self.start_timeout())) } else { (Some(now + RUNNING), None) }
+        }
     }
 
     /// The longer of `START_TIMEOUT` and three times the slowest start seen.
-    fn start_timeout(&self) -> Duration {
+    pub(super) fn start_timeout(&self) -> Duration {
         self.policy.start_timeout.max(self.learned.slowest_start.saturating_mul(3))
     }
 
@@ -34,17 +32,12 @@ impl Supervisor {
         let (slot, pid, waited) = (worker.slot, worker.pid_for_log(), now.since(worker.forked));
         let Phase::Starting { ready_at, .. } = worker.phase else { return };
         if ready_at.is_some_and(|at| at <= now) {
-            if worker.executed {
-                self.became_ready(now, life);
-            } else {
-                // exec itself takes long (a slow disk): it has not begun to run.
-                self.roster
-                    .update(life, |worker| worker.phase = Phase::Starting { ready_at: Some(now + RUNNING), timeout_at: None });
-            }
+            self.became_ready(now, life);
             return;
         }
         self.note(Note::NotReadyInTime { slot, pid, waited });
         self.roster.update(life, |worker| worker.purpose = Some(Reason::StartTimeout));
+        self.successor_failed(now, life, &format!("the new worker of slot {slot} was not ready after {waited:?}"));
         self.kill(now, life);
     }
 
@@ -74,7 +67,7 @@ impl Supervisor {
         let slot = worker.slot;
         if worker.old_at.is_some_and(|at| at <= now) {
             self.roster.update(life, |worker| worker.old_at = None);
-            self.rollout.push(slot, Cause::Lifetime);
+            self.rollout.push(slot, Cause::Lifetime, life);
         } else {
             self.hung(life);
         }
@@ -88,7 +81,7 @@ impl Supervisor {
             return;
         };
         self.note(Note::Hung { slot, pid });
-        self.rollout.push(slot, Cause::Hung);
+        self.rollout.push(slot, Cause::Hung, life);
     }
 
     pub(super) fn notified(&mut self, now: Time, life: Life, notice: Notice) {
@@ -96,7 +89,7 @@ impl Supervisor {
         let (slot, pid, phase) = (worker.slot, worker.pid_for_log(), worker.phase);
         match notice {
             Notice::Ready => {
-                self.learned.notifies = true;
+                self.learn_start(now, life);
                 if matches!(phase, Phase::Starting { .. }) && self.policy.ready != ReadyMode::Running {
                     self.became_ready(now, life);
                 }
@@ -108,7 +101,10 @@ impl Supervisor {
                     self.note(Note::AnnouncedStop { slot, pid });
                 }
             }
-            Notice::Reloading => self.note(Note::Says { slot, text: "reloading".to_owned() }),
+            Notice::Reloading => {
+                self.roster.update(life, |worker| worker.has_notified = true);
+                self.note(Note::Says { slot, text: "reloading".to_owned() });
+            }
             Notice::Status(text) => self.note(Note::Says { slot, text }),
             Notice::Alive => self.alive(now, life),
             Notice::Trigger => {
@@ -121,6 +117,17 @@ impl Supervisor {
                 self.roster.update(life, |worker| worker.watchdog = watchdog);
             }
         }
+    }
+
+    /// The program notifies, and its first `READY=1` tells how long a start takes: also that of a worker which counted as ready
+    /// before. (A later one ends a reload of its own.)
+    fn learn_start(&mut self, now: Time, life: Life) {
+        self.learned.notifies = true;
+        let took = self.roster.update(life, |worker| {
+            let first = !std::mem::replace(&mut worker.has_notified, true);
+            first.then(|| now.since(worker.forked))
+        });
+        self.learned.slowest_start = self.learned.slowest_start.max(took.flatten().unwrap_or_default());
     }
 
     fn alive(&mut self, now: Time, life: Life) {
@@ -167,9 +174,11 @@ impl Supervisor {
         }
         let waiting: Vec<Slot> =
             self.slots.iter().filter(|(_, state)| state.occupancy == Occupancy::Waiting).map(|(slot, _)| slot).collect();
-        self.note(Note::OthersFollow { workers: self.wanted, ready });
+        if !waiting.is_empty() {
+            self.note(Note::OthersFollow { workers: self.wanted, ready });
+        }
         for slot in waiting {
-            self.spawn_into(now, slot);
+            self.start_at(now, slot);
         }
     }
 

@@ -1,9 +1,9 @@
 //! Replacements of workers that still serve: one at a time, the successor first.
 //!
 //! ```text
-//! queued -> successor starting -> successor ready: it takes the slot, the predecessor stops -> predecessor's tree gone: next
+//! queued -> Starting: the successor -> ready: it takes the slot -> Leaving: the predecessor -> its tree gone: next
 //!                 |
-//!                 +-> it ended or was not ready in time: given up, the predecessor stays
+//!                 +-> it ended or was not ready in time: the predecessor stays -> Leaving: the successor -> its tree gone: next
 //! ```
 
 use std::collections::VecDeque;
@@ -16,7 +16,7 @@ use super::words::{Life, Slot, Time};
 
 #[derive(Clone, Debug)]
 pub(super) struct Rollout {
-    queue: VecDeque<(Slot, Cause)>,
+    queue: VecDeque<Queued>,
     current: Option<Replacement>,
     /// A reload was asked for during a reload.
     again: bool,
@@ -32,15 +32,28 @@ pub(super) enum Cause {
     Hung,
 }
 
+/// What is to be replaced: the worker of this slot, if it is no younger than `youngest` when its turn has come.
+#[derive(Clone, Copy, Debug)]
+struct Queued {
+    slot: Slot,
+    cause: Cause,
+    youngest: Life,
+}
+
+/// The one replacement that is under way.
 #[derive(Clone, Copy, Debug)]
 struct Replacement {
     slot: Slot,
     cause: Cause,
-    successor: Life,
-    /// `None` when it has gone.
-    predecessor: Option<Life>,
-    /// The successor is ready and owns the slot.
-    taken_over: bool,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// The successor is not ready yet. A predecessor that has gone by itself has left it the slot.
+    Starting { successor: Life, predecessor: Option<Life> },
+    /// It is decided who stays; the other one is on its way out.
+    Leaving(Life),
 }
 
 impl Default for Rollout {
@@ -62,28 +75,26 @@ impl Cause {
 
 impl Rollout {
     /// Queues a replacement; a slot that is queued for the same cause already is not queued twice.
-    pub(super) fn push(&mut self, slot: Slot, cause: Cause) {
-        if !self.queue.contains(&(slot, cause)) {
-            self.queue.push_back((slot, cause));
+    pub(super) fn push(&mut self, slot: Slot, cause: Cause, youngest: Life) {
+        match self.queue.iter_mut().find(|queued| queued.slot == slot && queued.cause == cause) {
+            Some(queued) => queued.youngest = queued.youngest.max(youngest),
+            None => self.queue.push_back(Queued { slot, cause, youngest }),
         }
     }
 
     /// Takes back what has not begun.
     pub(super) fn cancel(&mut self, slot: Slot, cause: Cause) {
-        self.queue.retain(|queued| *queued != (slot, cause));
+        self.queue.retain(|queued| queued.slot != slot || queued.cause != cause);
     }
 
-    /// The slot goes: nothing is replaced in it any more. The successor that is on its way, if any.
-    pub(super) fn forget_slot(&mut self, slot: Slot) -> Option<(Life, Option<Life>)> {
-        self.queue.retain(|(queued, _)| *queued != slot);
-        let current = self.current.filter(|current| current.slot == slot)?;
-        self.current = None;
-        Some((current.successor, current.predecessor))
-    }
-
-    /// The worker that is to take over a slot and is not ready yet.
-    pub(super) fn is_pending_successor(&self, life: Life) -> bool {
-        self.current.is_some_and(|current| current.successor == life && !current.taken_over)
+    /// The slot goes: nothing is replaced in it any more. The successor that was to have it, if any.
+    pub(super) fn forget_slot(&mut self, slot: Slot) -> Option<Life> {
+        self.queue.retain(|queued| queued.slot != slot);
+        let current = self.current.take_if(|current| current.slot == slot)?;
+        match current.stage {
+            Stage::Starting { successor, .. } => Some(successor),
+            Stage::Leaving(_) => None,
+        }
     }
 
     fn is_reloading(&self) -> bool {
@@ -91,7 +102,7 @@ impl Rollout {
     }
 
     fn is_queued(&self, wanted: Cause) -> bool {
-        self.queue.iter().any(|(_, cause)| *cause == wanted) || self.current.is_some_and(|current| current.cause == wanted)
+        self.queue.iter().any(|queued| queued.cause == wanted) || self.current.is_some_and(|current| current.cause == wanted)
     }
 }
 
@@ -110,14 +121,15 @@ impl Supervisor {
     fn begin_reload(&mut self, now: Time) {
         self.generation = self.generation.saturating_add(1);
         self.rollout.reload = Reload { state: ReloadState::Running, reason: None, at: Some(now) };
+        let youngest = self.youngest();
         for slot in self.slots.ids() {
-            self.rollout.push(slot, Cause::Reload);
+            self.rollout.push(slot, Cause::Reload, youngest);
         }
         self.note(Note::ReloadBegan { generation: self.generation, workers: self.wanted });
     }
 
     pub(super) fn restart_asked(&mut self, now: Time, slot: Slot) {
-        let Some(state) = self.slots.get(slot) else {
+        let Some(state) = self.slots.get(slot).filter(|_| slot.0 < self.wanted) else {
             self.note(Note::Refused { reason: format!("restart {slot}: there is no such slot") });
             return;
         };
@@ -126,8 +138,11 @@ impl Supervisor {
             return;
         }
         match state.occupancy {
-            Occupancy::Worker(_) => self.rollout.push(slot, Cause::Restart),
-            Occupancy::Waiting | Occupancy::Backoff { .. } | Occupancy::Done { .. } => self.spawn_into(now, slot),
+            Occupancy::Worker(_) => {
+                let youngest = self.youngest();
+                self.rollout.push(slot, Cause::Restart, youngest);
+            }
+            Occupancy::Waiting | Occupancy::Backoff { .. } | Occupancy::Done { .. } => self.start_at(now, slot),
         }
     }
 
@@ -136,20 +151,14 @@ impl Supervisor {
         if !self.course.starts_workers() {
             return;
         }
-        if self.rollout.current.is_some_and(|current| current.taken_over && current.predecessor.is_none()) {
-            self.rollout.current = None;
-        }
         while self.rollout.current.is_none() {
             self.note_end_of_reload(now);
-            let Some((slot, cause)) = self.rollout.queue.pop_front() else { return };
-            let predecessor = self.slots.worker(slot).and_then(|life| self.roster.get(life));
-            let Some(predecessor) = predecessor.filter(|worker| worker.is_serving_or_starting()) else { continue };
-            if cause == Cause::Reload && predecessor.generation >= self.generation {
-                continue;
-            }
-            let predecessor = Some(predecessor.life);
-            let successor = self.spawn(now, slot);
-            self.rollout.current = Some(Replacement { slot, cause, successor, predecessor, taken_over: false });
+            let Some(Queued { slot, cause, youngest }) = self.rollout.queue.pop_front() else { return };
+            let worker = self.slots.worker(slot).and_then(|life| self.roster.get(life));
+            let replaced = worker.filter(|worker| worker.life <= youngest && worker.is_serving_or_starting());
+            let Some(predecessor) = replaced.map(|worker| worker.life) else { continue };
+            let stage = Stage::Starting { successor: self.spawn(now, slot), predecessor: Some(predecessor) };
+            self.rollout.current = Some(Replacement { slot, cause, stage });
         }
     }
 
@@ -165,65 +174,70 @@ impl Supervisor {
     }
 
     pub(super) fn successor_ready(&mut self, now: Time, life: Life) {
-        let Some(current) = self.rollout.current.as_mut().filter(|current| current.successor == life) else { return };
-        current.taken_over = true;
-        let Replacement { slot, cause, predecessor, .. } = *current;
+        let Some((Replacement { slot, cause, .. }, predecessor)) = self.pending(life) else { return };
         self.slots.occupy(slot, Occupancy::Worker(life));
         if cause == Cause::Hung
             && let Some(state) = self.slots.get_mut(slot)
         {
             state.restarts = state.restarts.saturating_add(1);
         }
+        self.rollout.current = predecessor.map(|life| Replacement { slot, cause, stage: Stage::Leaving(life) });
         if let Some(predecessor) = predecessor {
             self.stop_worker(predecessor, cause.reason(), now + self.policy.grace);
         }
     }
 
-    /// A worker ended. True where it was to be a successor and had not taken over: then the replacement is given up.
+    /// A worker ended or is too late. True where it was to be a successor: then the replacement is given up.
     pub(super) fn successor_failed(&mut self, now: Time, life: Life, why: &str) -> bool {
-        if !self.rollout.is_pending_successor(life) {
-            return false;
+        let Some((Replacement { slot, cause, .. }, predecessor)) = self.pending(life) else { return false };
+        self.rollout.current = Some(Replacement { slot, cause, stage: Stage::Leaving(life) });
+        if cause == Cause::Reload {
+            self.abort_reload(now, why);
+            return true;
         }
-        let Some(current) = self.rollout.current.take() else { return false };
-        match current.cause {
-            Cause::Reload => self.abort_reload(now, why),
-            Cause::Restart => self.note(Note::ReplacementFailed { slot: current.slot, reason: why.to_owned() }),
+        self.note(Note::ReplacementFailed { slot, reason: why.to_owned() });
+        let Some(predecessor) = predecessor else { return true };
+        match cause {
+            Cause::Reload | Cause::Restart => {}
+            // It serves well but for its age: later.
             Cause::Lifetime => {
-                self.note(Note::ReplacementFailed { slot: current.slot, reason: why.to_owned() });
-                // It serves well but for its age: later.
                 let later = now + self.policy.backoff.longest;
-                if let Some(predecessor) = current.predecessor {
-                    self.roster.update(predecessor, |worker| worker.old_at = Some(later));
-                }
+                self.roster.update(predecessor, |worker| worker.old_at = Some(later));
             }
-            Cause::Hung => {
-                self.note(Note::ReplacementFailed { slot: current.slot, reason: why.to_owned() });
-                // Nobody is served by keeping it: the slot starts again by the restart rule.
-                if let Some(predecessor) = current.predecessor {
-                    self.stop_worker(predecessor, Reason::Hung, now + self.policy.grace);
-                }
-            }
+            // Nobody is served by keeping it: the slot starts again by the restart rule.
+            Cause::Hung => self.stop_worker(predecessor, Reason::Hung, now + self.policy.grace),
         }
         true
     }
 
+    /// The replacement whose successor this is, and its predecessor, as long as it is not decided.
+    fn pending(&self, life: Life) -> Option<(Replacement, Option<Life>)> {
+        let current = self.rollout.current?;
+        match current.stage {
+            Stage::Starting { successor, predecessor } if successor == life => Some((current, predecessor)),
+            Stage::Starting { .. } | Stage::Leaving(_) => None,
+        }
+    }
+
     fn abort_reload(&mut self, now: Time, why: &str) {
-        self.rollout.queue.retain(|(_, cause)| *cause != Cause::Reload);
+        self.rollout.queue.retain(|queued| queued.cause != Cause::Reload);
         if self.rollout.is_reloading() {
             self.rollout.reload = Reload { state: ReloadState::Aborted, reason: Some(why.to_owned()), at: Some(now) };
             self.note(Note::ReloadAborted { reason: why.to_owned() });
         }
     }
 
-    /// The tree of a worker has gone. True where it was the predecessor: the slot has its successor.
-    pub(super) fn predecessor_gone(&mut self, life: Life) -> bool {
-        let Some(current) = self.rollout.current.as_mut().filter(|current| current.predecessor == Some(life)) else {
-            return false;
-        };
-        current.predecessor = None;
-        let Replacement { slot, successor, .. } = *current;
-        self.slots.occupy(slot, Occupancy::Worker(successor));
-        true
+    /// Nobody waits for this worker any more: its tree has gone, or outlived SIGKILL.
+    pub(super) fn left(&mut self, life: Life) {
+        let Some(current) = &mut self.rollout.current else { return };
+        match &mut current.stage {
+            Stage::Starting { successor, predecessor } if *predecessor == Some(life) => {
+                *predecessor = None;
+                self.slots.occupy(current.slot, Occupancy::Worker(*successor));
+            }
+            Stage::Leaving(leaving) if *leaving == life => self.rollout.current = None,
+            Stage::Starting { .. } | Stage::Leaving(_) => {}
+        }
     }
 
     /// A stop ends every replacement that has not begun.
@@ -231,7 +245,7 @@ impl Supervisor {
         self.rollout.queue.clear();
         self.rollout.again = false;
         if self.rollout.is_reloading() {
-            let reason = Some("a stop was asked for".to_owned());
+            let reason = Some("the cluster stops".to_owned());
             self.rollout.reload = Reload { state: ReloadState::Aborted, reason, at: Some(now) };
         }
     }

@@ -1,17 +1,19 @@
-//! All workers by life, with what must not be counted anew at every event: how many are ready, and whose deadline is next.
+//! All workers by life, with what must not be counted anew at every event: how many are ready, whose deadline is next, and who is
+//! in a slot.
 //!
-//! A worker changes only inside [`Roster::update`], so that the two indexes cannot go stale; with 1,000 workers an event costs
+//! A worker changes only inside [`Roster::update`], so that the indexes cannot go stale; with 1,000 workers an event costs
 //! what it costs with two.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::words::{Life, Time};
+use super::words::{Life, Slot, Time};
 use super::worker::Worker;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Roster {
     workers: BTreeMap<Life, Worker>,
     deadlines: BTreeSet<(Time, Life)>,
+    by_slot: BTreeSet<(Slot, Life)>,
     ready: u32,
 }
 
@@ -38,6 +40,11 @@ impl Roster {
         let answer = change(&mut worker);
         self.insert(worker);
         Some(answer)
+    }
+
+    /// The oldest worker of this slot that is still there, whether the slot is its or not.
+    pub(super) fn unfinished_in(&self, slot: Slot) -> Option<Life> {
+        self.by_slot.range((slot, Life(0))..=(slot, Life(u64::MAX))).next().map(|(_, life)| *life)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Worker> {
@@ -73,6 +80,9 @@ impl Roster {
         if let Some(at) = worker.deadline() {
             self.deadlines.insert((at, worker.life));
         }
+        if !worker.is_given_up() {
+            self.by_slot.insert((worker.slot, worker.life));
+        }
         self.ready += u32::from(worker.is_ready());
     }
 
@@ -80,6 +90,7 @@ impl Roster {
         if let Some(at) = worker.deadline() {
             self.deadlines.remove(&(at, worker.life));
         }
+        self.by_slot.remove(&(worker.slot, worker.life));
         self.ready -= u32::from(worker.is_ready());
     }
 }

@@ -41,7 +41,7 @@ impl Supervisor {
             if self.slots.get(slot).is_none() {
                 self.slots.open(slot);
                 if self.learned.others_follow {
-                    self.spawn_into(now, slot);
+                    self.start_at(now, slot);
                 }
             }
         }
@@ -53,11 +53,8 @@ impl Supervisor {
 
     fn close(&mut self, now: Time, slot: Slot) {
         let deadline = now + self.policy.grace;
-        if let Some((successor, predecessor)) = self.rollout.forget_slot(slot) {
+        if let Some(successor) = self.rollout.forget_slot(slot) {
             self.stop_worker(successor, Reason::Scale, deadline);
-            if let Some(predecessor) = predecessor {
-                self.stop_worker(predecessor, Reason::Scale, deadline);
-            }
         }
         match self.slots.get(slot).map(|state| state.occupancy) {
             Some(Occupancy::Worker(life)) => self.stop_worker(life, Reason::Scale, deadline),

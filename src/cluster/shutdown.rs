@@ -120,7 +120,7 @@ impl Supervisor {
         self.outcome.requested = true;
         self.outcome.killed = true;
         if self.course.starts_workers() {
-            self.leave_running(now);
+            self.leave_running(now, now);
         }
         match &mut self.course {
             Course::Stopping { kill_at } => *kill_at = now,
@@ -144,12 +144,10 @@ impl Supervisor {
         }
         if !self.outcome.requested {
             self.outcome.code = Some(code);
-        } else if !self.is_clean_code(code) {
-            self.outcome.other.get_or_insert(code);
         }
         self.note(Note::Finishing { why });
-        self.end_rollout(now);
-        self.begin_stopping(now + self.policy.grace);
+        self.begin_stopping(now, now + self.policy.grace);
+        self.count_code(code);
     }
 
     pub(super) fn finish_if_all_done(&mut self, now: Time) {
@@ -164,35 +162,44 @@ impl Supervisor {
         self.finish(now, code, Finish::NothingLeftToRun);
     }
 
-    fn begin_stopping(&mut self, kill_at: Time) {
-        self.leave_running(kill_at);
+    fn begin_stopping(&mut self, now: Time, kill_at: Time) {
+        self.leave_running(now, kill_at);
         for life in self.roster.lives() {
             self.stop_worker(life, Reason::Stop, kill_at);
         }
     }
 
     /// No worker is started from here on.
-    fn leave_running(&mut self, kill_at: Time) {
-        self.course = Course::Stopping { kill_at };
+    fn leave_running(&mut self, now: Time, kill_at: Time) {
+        self.end_rollout(now);
         self.drop_replacement();
+        self.course = Course::Stopping { kill_at };
         for slot in self.slots.ids() {
-            if self.slots.worker(slot).is_none() {
-                self.slots.occupy(slot, Occupancy::Done { status: None });
+            match self.slots.get(slot).map(|state| state.occupancy) {
+                Some(Occupancy::Waiting | Occupancy::Backoff { .. }) => self.slots.occupy(slot, Occupancy::Done { status: None }),
+                // It ended by itself and nobody replaced it: that counts as if it had ended now.
+                Some(Occupancy::Done { status: Some(status) }) => self.count_code(status.as_code()),
+                Some(Occupancy::Done { status: None } | Occupancy::Worker(_)) | None => {}
             }
+        }
+    }
+
+    /// Before anything that is due at the same instant: nothing is started only to be stopped.
+    pub(super) fn advance_drain(&mut self, now: Time) {
+        if let Course::Draining { until } = self.course
+            && until <= now
+        {
+            self.note(Note::DrainEnded);
+            self.begin_stopping(now, now + self.policy.grace);
         }
     }
 
     /// Goes on to the next phase where this one is over; called at the end of every step.
     pub(super) fn advance_shutdown(&mut self, now: Time) {
-        if let Course::Draining { until } = self.course
-            && until <= now
-        {
-            self.note(Note::DrainEnded);
-            self.begin_stopping(now + self.policy.grace);
-        }
         if let Course::Stopping { kill_at } = self.course {
             let out_of_patience = kill_at + KILL_PATIENCE <= now;
             if out_of_patience && !self.roster.is_empty() {
+                self.outcome.killed = true;
                 let workers = u32::try_from(self.roster.len()).unwrap_or(u32::MAX);
                 self.note(Note::Abandoned { left: Left::default(), workers });
             }
@@ -258,17 +265,21 @@ impl Supervisor {
         match status {
             ExitStatus::Signal { signal: Signal::KILL, .. } if killed_by_us => self.outcome.killed = true,
             ExitStatus::Signal { signal, .. } if signal == self.policy.stop_signal => {}
-            ExitStatus::Code(code) if self.is_clean_code(code) => {}
-            ExitStatus::Code(_) | ExitStatus::Signal { .. } => {
-                self.outcome.other.get_or_insert(status.as_code());
-            }
+            ExitStatus::Code(_) | ExitStatus::Signal { .. } => self.count_code(status.as_code()),
         }
     }
 
-    /// A member of a worker's tree is killed whose leader has gone.
+    /// A member of a worker's tree is killed whose leader has gone (of a leader, its status tells whether it came to that).
     pub(super) fn count_kill(&mut self) {
         if !self.course.starts_workers() {
             self.outcome.killed = true;
+        }
+    }
+
+    /// The first status that is not clean is that of the whole.
+    fn count_code(&mut self, code: u8) {
+        if !self.is_clean_code(code) {
+            self.outcome.other.get_or_insert(code);
         }
     }
 
@@ -279,11 +290,10 @@ impl Supervisor {
 
     fn exit_code(&self) -> u8 {
         let Outcome { requested, code, other, killed, .. } = self.outcome;
-        match (requested, code) {
-            (false, code) => code.unwrap_or(0),
-            (true, _) if killed => 137,
-            (true, Some(code)) => code,
-            (true, None) => other.unwrap_or(0),
+        match code {
+            _ if requested && killed => 137,
+            Some(code) => code,
+            None => other.unwrap_or(0),
         }
     }
 }

@@ -21,12 +21,12 @@ use super::roster::Roster;
 use super::shutdown::{Course, Outcome};
 use super::slots::{Occupancy, Slots};
 use super::status::{Facts, LastExit, Reason};
-use super::words::{ExitStatus, Life, Pid, Slot, Time};
-use super::worker::{Ended, Phase, Worker, earliest};
+use super::words::{ExitStatus, Life, Pid, Signal, Slot, Time};
+use super::worker::{Ended, KILL_TRIES, Phase, Worker, earliest};
 
-/// SIGKILL is repeated this often (a tree that forks may outrun one pass), then we go on without the tree.
+/// From the first SIGKILL to the second; every further wait is twice as long.
 const KILL_RETRY: Duration = Duration::from_millis(20);
-const KILL_TRIES: u32 = 6;
+/// From SIGKILL to all to going on without what is left.
 pub(super) const KILL_PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug)]
@@ -98,12 +98,13 @@ impl Supervisor {
             self.slots.open(Slot(id));
         }
         self.learned.first_start = Some(now);
-        self.learned.others_follow = !self.policy.slot_zero_first || self.wanted == 1;
+        self.learned.others_follow = !self.policy.slot_zero_first;
         for slot in self.slots.ids() {
             if self.learned.others_follow || slot == Slot(0) {
-                self.spawn_into(now, slot);
+                self.start_at(now, slot);
             }
         }
+        self.start_slots(now);
         std::mem::take(&mut self.effects)
     }
 
@@ -116,7 +117,7 @@ impl Supervisor {
         match event {
             Event::Forked { life, pid } => self.forked(now, life, pid),
             Event::ForkRefused { life, why } => self.fork_refused(now, life, why),
-            Event::Executed { life } => self.executed(life),
+            Event::Executed { life } => self.executed(now, life),
             Event::ExecFailed { life, failure, why } => self.exec_failed(now, life, failure, why),
             Event::LeaderEnded { life, status, rest } => self.leader_ended(now, life, status, rest),
             Event::TreeEnded { life } => self.tree_ended(now, life),
@@ -125,6 +126,7 @@ impl Supervisor {
             Event::NamespaceSeen { left } => self.namespace_seen(now, left),
             Event::DeadlineReached => {}
         }
+        self.advance_drain(now);
         self.deadlines_reached(now);
         self.advance_rollout(now);
         self.advance_shutdown(now);
@@ -134,6 +136,9 @@ impl Supervisor {
 
     /// When [`Event::DeadlineReached`] is due at the latest; `None`: only an event can change anything.
     pub fn next_deadline(&self) -> Option<Time> {
+        if self.course == Course::Over {
+            return None;
+        }
         let slots = if self.course.starts_workers() { self.slots.next_start() } else { None };
         [self.roster.next_deadline(), slots, self.first_timeout(), self.course.deadline()].into_iter().fold(None, earliest)
     }
@@ -165,11 +170,7 @@ impl Supervisor {
         while let Some(life) = self.roster.due(now) {
             self.worker_due(now, life);
         }
-        if self.course.starts_workers() {
-            while let Some(slot) = self.slots.due(now) {
-                self.spawn_into(now, slot);
-            }
-        }
+        self.start_slots(now);
     }
 
     fn worker_due(&mut self, now: Time, life: Life) {
@@ -185,10 +186,24 @@ impl Supervisor {
 
     // === starting ===
 
-    /// Starts a worker in a slot that has none.
-    pub(super) fn spawn_into(&mut self, now: Time, slot: Slot) {
-        let life = self.spawn(now, slot);
-        self.slots.occupy(slot, Occupancy::Worker(life));
+    /// A slot that has no worker gets one at this instant; the one place that starts workers for slots is [`Supervisor::start_slots`].
+    pub(super) fn start_at(&mut self, at: Time, slot: Slot) {
+        self.slots.occupy(slot, Occupancy::Backoff { until: at });
+    }
+
+    /// Starts what is due, late in the step: a stop that comes in between wins.
+    fn start_slots(&mut self, now: Time) {
+        while self.course.starts_workers()
+            && let Some(slot) = self.slots.due(now)
+        {
+            let life = self.roster.unfinished_in(slot).unwrap_or_else(|| self.spawn(now, slot));
+            self.slots.occupy(slot, Occupancy::Worker(life));
+        }
+    }
+
+    /// The worker that was started last.
+    pub(super) fn youngest(&self) -> Life {
+        Life(self.next_life.saturating_sub(1))
     }
 
     /// Starts a worker for a slot without giving it the slot yet.
@@ -203,15 +218,17 @@ impl Supervisor {
 
     fn forked(&mut self, now: Time, life: Life, pid: Pid) {
         let Some(slot) = self.slot_of(life) else { return };
-        let (ready_at, timeout_at) = self.start_deadlines(now);
+        if self.roster.get(life).is_none_or(|worker| worker.pid.is_some()) {
+            return;
+        }
+        let timeout_at = self.must_notify().then(|| now + self.start_timeout());
         let old_at = self.policy.max_lifetime.map(|lifetime| now + lifetime.mul_f64(1.0 + 0.1 * self.jitter.next()));
         let generation = self.roster.update(life, |worker| {
             worker.pid = Some(pid);
             worker.forked = now;
-            worker.must_notify = timeout_at.is_some();
             worker.old_at = old_at;
             if worker.phase == Phase::Forking {
-                worker.phase = Phase::Starting { ready_at, timeout_at };
+                worker.phase = Phase::Starting { ready_at: None, timeout_at };
             }
             worker.generation
         });
@@ -222,9 +239,10 @@ impl Supervisor {
     }
 
     fn fork_refused(&mut self, now: Time, life: Life, why: String) {
-        let Some(worker) = self.roster.remove(life) else { return };
-        let slot = worker.slot;
+        let Some(slot) = self.roster.get(life).filter(|worker| worker.pid.is_none()).map(|worker| worker.slot) else { return };
+        self.roster.remove(life);
         if self.successor_failed(now, life, &format!("fork refused: {why}")) {
+            self.left(life);
             self.note(Note::ForkRefused { slot, why, retry_in: None });
             return;
         }
@@ -237,15 +255,18 @@ impl Supervisor {
             state.refusals
         });
         let wait = restart::delay(self.policy.backoff, refusals, jitter);
-        self.slots.occupy(slot, Occupancy::Backoff { until: now + wait });
         self.note(Note::ForkRefused { slot, why, retry_in: Some(wait) });
-        self.drop_unwanted(slot);
+        self.start_at(now + wait, slot);
     }
 
-    fn executed(&mut self, life: Life) {
-        if self.roster.update(life, |worker| worker.executed = true).is_some() {
-            self.learned.executed = true;
-        }
+    fn executed(&mut self, now: Time, life: Life) {
+        let known = self.roster.update(life, |worker| {
+            // It has begun to run only now: exec itself may take long (a slow disk).
+            if let Phase::Starting { ready_at, timeout_at: None } = &mut worker.phase {
+                ready_at.get_or_insert(now + restart::RUNNING);
+            }
+        });
+        self.learned.executed |= known.is_some();
     }
 
     fn exec_failed(&mut self, now: Time, life: Life, failure: ExecFailure, why: String) {
@@ -272,34 +293,40 @@ impl Supervisor {
         let Some(worker) = self.roster.get(life).filter(|worker| worker.ended.is_none()).cloned() else { return };
         let by_itself = if status == ExitStatus::Code(0) { Reason::Exit } else { Reason::Crash };
         let reason = worker.purpose.unwrap_or(by_itself);
-        let ending = Ending {
-            status,
-            forked: worker.forked,
-            at: now,
-            ready_since: worker.ready_since,
-            program_notifies: self.learned.notifies,
-            failed_by_us: matches!(reason, Reason::StartTimeout | Reason::Hung),
-        };
-        let verdict = restart::verdict(&self.policy, ending);
+        let verdict = restart::verdict(&self.policy, self.ending(now, &worker, status));
         if worker.exec_failure.is_none() {
             self.note(Note::Ended { slot: worker.slot, pid: worker.pid_for_log(), status, reason, rest });
         }
         self.count_status(&worker, status);
         self.roster.update(life, |worker| worker.ended = Some(Ended { status, at: now, verdict }));
-        if self.slots.worker(worker.slot) == Some(life)
+        // Of the slot's worker or its predecessor; a successor that fails never was the slot's.
+        if self.slots.worker(worker.slot).is_none_or(|worker| life <= worker)
             && let Some(state) = self.slots.get_mut(worker.slot)
         {
             state.last_exit = Some(LastExit { status, reason, at: now });
         }
         let text = worker.exec_failure.clone().unwrap_or_else(|| status.to_string());
         self.successor_failed(now, life, &format!("the new worker of slot {} ended before it was ready: {text}", worker.slot));
+        let is_killed = matches!(worker.phase, Phase::Killed { .. });
+        let is_replaced = worker.purpose.is_none() && verdict != Verdict::Done && self.course.starts_workers();
         if rest == 0 {
             self.tree_ended(now, life);
-        } else if worker.purpose.is_none() && verdict != Verdict::Done && self.course.starts_workers() {
+        } else if is_replaced && !is_killed {
             // What a crashed leader leaves behind may hold its port: it must be gone before the successor starts.
             self.kill(now, life);
         } else {
             self.stop_rest(now, life);
+        }
+    }
+
+    fn ending(&self, now: Time, worker: &Worker, status: ExitStatus) -> Ending {
+        Ending {
+            status,
+            forked: worker.forked,
+            at: now,
+            ready_since: worker.ready_since,
+            program_notifies: self.learned.notifies,
+            failed_by_us: matches!(worker.purpose, Some(Reason::StartTimeout | Reason::Hung)),
         }
     }
 
@@ -318,7 +345,7 @@ impl Supervisor {
         });
         match signal {
             Some(true) => self.effects.push(Effect::StopRest { life }),
-            Some(false) => self.effects.push(Effect::KillTree { life }),
+            Some(false) => self.send_kill(life),
             None => {}
         }
     }
@@ -354,48 +381,56 @@ impl Supervisor {
     /// SIGKILL to the whole tree.
     pub(super) fn kill(&mut self, now: Time, life: Life) {
         let by_default = if self.course.starts_workers() { Reason::Crash } else { Reason::Stop };
-        let Some((slot, pid, reason, leader_gone)) = self.roster.update(life, |worker| {
+        let Some((slot, pid, reason)) = self.roster.update(life, |worker| {
             worker.phase = Phase::Killed { retry_at: now + KILL_RETRY, tries: 1 };
-            let leader_gone = worker.ended.is_some();
-            if !leader_gone && by_default == Reason::Stop {
+            if worker.ended.is_none() && by_default == Reason::Stop {
                 worker.purpose.get_or_insert(Reason::Stop);
             }
-            (worker.slot, worker.pid_for_log(), worker.purpose.unwrap_or(by_default), leader_gone)
+            (worker.slot, worker.pid_for_log(), worker.purpose.unwrap_or(by_default))
         }) else {
             return;
         };
-        if leader_gone {
-            self.count_kill();
-        }
-        self.effects.push(Effect::KillTree { life });
+        self.send_kill(life);
         self.note(Note::Killing { slot, pid, reason });
     }
 
-    fn kill_again(&mut self, now: Time, life: Life, tries: u32) {
+    fn send_kill(&mut self, life: Life) {
+        if self.roster.get(life).is_some_and(|worker| worker.ended.is_some()) {
+            self.count_kill();
+        }
         self.effects.push(Effect::KillTree { life });
+    }
+
+    fn kill_again(&mut self, now: Time, life: Life, tries: u32) {
+        self.send_kill(life);
         // After 20, 40, 80, ... ms: about one second in all; then now and then.
         let wait = if tries < KILL_TRIES { KILL_RETRY * (1 << tries) } else { KILL_PATIENCE * 30 };
         self.roster.update(life, |worker| worker.phase = Phase::Killed { retry_at: now + wait, tries: tries.saturating_add(1) });
         if tries != KILL_TRIES {
             return;
         }
-        // Uninterruptible: it ends when the kernel lets it; the slot does not wait for it.
-        let Some((slot, pid, ended)) = self.roster.get(life).map(|worker| (worker.slot, worker.pid_for_log(), worker.ended))
-        else {
-            return;
-        };
-        self.note(Note::StillThere { slot, pid });
-        if self.slots.worker(slot) == Some(life) {
-            self.vacate(now, slot, ended.map_or(Verdict::Retry, |ended| ended.verdict), None);
-        }
+        // Uninterruptible: it ends when the kernel lets it; nobody waits for it.
+        let Some(worker) = self.roster.get(life).cloned() else { return };
+        self.note(Note::StillThere { slot: worker.slot, pid: worker.pid_for_log() });
+        let ended = worker.ended.unwrap_or_else(|| {
+            let status = ExitStatus::Signal { signal: Signal::KILL, core: false };
+            let verdict = restart::verdict(&self.policy, self.ending(now, &worker, status));
+            Ended { status, at: now, verdict }
+        });
+        self.successor_failed(now, life, &format!("the new worker of slot {} does not end", worker.slot));
+        self.lose(now, &worker, ended);
     }
 
     pub(super) fn tree_ended(&mut self, now: Time, life: Life) {
-        let Some(worker) = self.roster.get(life) else { return };
-        let Some(ended) = worker.ended else { return };
+        let Some(ended) = self.roster.get(life).and_then(|worker| worker.ended) else { return };
         let Some(worker) = self.roster.remove(life) else { return };
-        if self.predecessor_gone(life) || self.slots.worker(worker.slot) != Some(life) {
-            self.drop_unwanted(worker.slot);
+        self.lose(now, &worker, ended);
+    }
+
+    /// This worker is nobody's any more.
+    fn lose(&mut self, now: Time, worker: &Worker, ended: Ended) {
+        self.left(worker.life);
+        if self.slots.worker(worker.slot) != Some(worker.life) {
             return;
         }
         let verdict = match worker.purpose {
@@ -403,38 +438,40 @@ impl Supervisor {
             Some(Reason::Reload | Reason::Lifetime | Reason::Scale | Reason::Stop) => Verdict::ReplaceNow,
             Some(Reason::Hung | Reason::StartTimeout | Reason::Exit | Reason::Crash) | None => ended.verdict,
         };
-        self.vacate(now, worker.slot, verdict, Some((ended, worker.purpose)));
+        self.vacate(now, worker, Ended { verdict, ..ended });
     }
 
     /// The slot has lost its worker: what next.
-    fn vacate(&mut self, now: Time, slot: Slot, verdict: Verdict, end: Option<(Ended, Option<Reason>)>) {
-        let status = end.map(|(ended, _)| ended.status);
+    fn vacate(&mut self, now: Time, worker: &Worker, ended: Ended) {
+        let (slot, status) = (worker.slot, Some(ended.status));
         if !self.course.starts_workers() {
             self.slots.occupy(slot, Occupancy::Done { status });
             return;
         }
         if slot.0 >= self.wanted {
-            self.slots.remove(slot);
+            self.close_empty(now, slot);
             return;
         }
-        let by_itself = end.is_none_or(|(_, purpose)| matches!(purpose, None | Some(Reason::Hung | Reason::StartTimeout)));
-        if by_itself && self.ends_with_first(now, slot, status) {
+        let by_itself = matches!(worker.purpose, None | Some(Reason::Hung | Reason::StartTimeout));
+        if by_itself && self.ends_with_first(now, slot, ended.status) {
             return;
         }
         if by_itself
-            && verdict != Verdict::Done
+            && ended.verdict != Verdict::Done
             && let Some(state) = self.slots.get_mut(slot)
         {
             state.restarts = state.restarts.saturating_add(1);
         }
-        match verdict {
+        match ended.verdict {
             Verdict::ReplaceNow => {
                 self.reset_failures(slot);
-                self.spawn_into(now, slot);
+                self.start_at(now, slot);
             }
-            Verdict::Recycle { not_before } if not_before <= now => self.spawn_into(now, slot),
-            Verdict::Recycle { not_before } => self.slots.occupy(slot, Occupancy::Backoff { until: not_before }),
-            Verdict::Retry => self.retry(now, slot, end.map(|(ended, _)| ended)),
+            Verdict::Recycle { not_before } => {
+                self.reset_failures(slot);
+                self.start_at(not_before.max(now), slot);
+            }
+            Verdict::Retry => self.retry(now, slot, ended),
             Verdict::Done => {
                 self.slots.occupy(slot, Occupancy::Done { status });
                 self.note(Note::SlotDone { slot });
@@ -443,19 +480,18 @@ impl Supervisor {
         }
     }
 
-    fn retry(&mut self, now: Time, slot: Slot, ended: Option<Ended>) {
+    fn retry(&mut self, now: Time, slot: Slot, ended: Ended) {
         let jitter = self.jitter.next();
         let Some(state) = self.slots.get_mut(slot) else { return };
         state.failures = state.failures.saturating_add(1);
         let failures = state.failures;
         let delay = restart::delay(self.policy.backoff, failures, jitter);
         // Counted from the leader's end, not from the end of what it left behind.
-        let until = (ended.map_or(now, |ended| ended.at) + delay).max(now);
-        self.slots.occupy(slot, Occupancy::Backoff { until });
+        let until = (ended.at + delay).max(now);
+        self.start_at(until, slot);
         self.note(Note::Waits { slot, failures, delay });
         if self.is_hopeless() {
-            let code = ended.map_or(137, |ended| ended.status.as_code());
-            self.finish(now, code, Finish::GaveUp { failures });
+            self.finish(now, ended.status.as_code(), Finish::GaveUp { failures });
         }
     }
 
@@ -474,21 +510,19 @@ impl Supervisor {
             })
     }
 
-    fn ends_with_first(&mut self, now: Time, slot: Slot, status: Option<ExitStatus>) -> bool {
+    fn ends_with_first(&mut self, now: Time, slot: Slot, status: ExitStatus) -> bool {
         let first = slot == Slot(0) && !self.learned.others_follow && self.policy.end_with_first;
         if first {
-            self.slots.occupy(slot, Occupancy::Done { status });
-            self.finish(now, status.map_or(137, ExitStatus::as_code), Finish::FirstEnded);
+            self.slots.occupy(slot, Occupancy::Done { status: Some(status) });
+            self.finish(now, status.as_code(), Finish::FirstEnded);
         }
         first
     }
 
-    /// A slot above the wanted count goes as soon as nothing is in it.
-    pub(super) fn drop_unwanted(&mut self, slot: Slot) {
-        let has_worker = self.slots.worker(slot).is_some();
-        if slot.0 >= self.wanted && !has_worker {
-            self.slots.remove(slot);
-        }
+    /// A slot above the wanted count goes as soon as nothing is in it; the others may all be done.
+    pub(super) fn close_empty(&mut self, now: Time, slot: Slot) {
+        self.slots.remove(slot);
+        self.finish_if_all_done(now);
     }
 
     pub(super) fn note(&mut self, note: Note) {

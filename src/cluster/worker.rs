@@ -16,6 +16,9 @@ use super::restart::Verdict;
 use super::status::{Reason, RowState};
 use super::words::{ExitStatus, Life, Pid, Slot, Time};
 
+/// SIGKILL is repeated this often (a tree that forks may outrun one pass), then we go on without the tree.
+pub(super) const KILL_TRIES: u32 = 6;
+
 #[derive(Clone, Debug)]
 pub(super) struct Worker {
     pub(super) life: Life,
@@ -29,11 +32,9 @@ pub(super) struct Worker {
     pub(super) ended: Option<Ended>,
     /// Why we end it; `None` while it is to live, and for a worker that ends by itself.
     pub(super) purpose: Option<Reason>,
-    /// Ready only by `READY=1`, and killed when that does not come in time.
-    pub(super) must_notify: bool,
-    /// The command's own program runs.
-    pub(super) executed: bool,
     pub(super) exec_failure: Option<String>,
+    /// It has said `READY=1` or `RELOADING=1` before: how long its start took is known.
+    pub(super) has_notified: bool,
     /// The first instant at which it was ready.
     pub(super) ready_since: Option<Time>,
     /// When it will be older than `MAX_LIFETIME`.
@@ -45,7 +46,8 @@ pub(super) struct Worker {
 pub(super) enum Phase {
     /// The fork was asked for and is not answered yet.
     Forking,
-    /// Runs and is not ready; `ready_at`: by having run long enough; `timeout_at`: by not having notified.
+    /// Runs and is not ready. `timeout_at`: too late to notify, where that is asked of it; else `ready_at`: has run long enough,
+    /// once its program runs.
     Starting {
         ready_at: Option<Time>,
         timeout_at: Option<Time>,
@@ -92,9 +94,8 @@ impl Worker {
             phase: Phase::Forking,
             ended: None,
             purpose: None,
-            must_notify: false,
-            executed: false,
             exec_failure: None,
+            has_notified: false,
             ready_since: None,
             old_at: None,
             watchdog: None,
@@ -120,6 +121,11 @@ impl Worker {
     /// Lives and is not on its way out.
     pub(super) fn is_serving_or_starting(&self) -> bool {
         self.ended.is_none() && matches!(self.phase, Phase::Forking | Phase::Starting { .. } | Phase::Ready | Phase::Hung)
+    }
+
+    /// SIGKILL was sent again and again, and something of it is still there: nobody waits for it any more.
+    pub(super) fn is_given_up(&self) -> bool {
+        matches!(self.phase, Phase::Killed { tries, .. } if tries > KILL_TRIES)
     }
 
     pub(super) fn row_state(&self) -> RowState {

@@ -89,6 +89,14 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_has_every_variable_with_its_default() {
+        let documented = documented(include_str!("../../README.md"));
+        let known: Vec<(String, String)> =
+            VARIABLES.iter().map(|known| (known.name.to_owned(), known.default.to_owned())).collect();
+        assert_eq!(documented, known);
+    }
+
+    #[test]
     fn names_are_unique_and_upper_case() {
         for (at, one) in VARIABLES.iter().enumerate() {
             assert!(one.name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_'), "{}", one.name);

@@ -1,19 +1,25 @@
 //! What workers say, and how everybody ends: the only place that reads exec outcomes and notifications, and the only one that reaps.
 
+use std::time::Duration;
+
 use nix::errno::Errno;
 use tokio::task::yield_now;
 use tracing::{debug, warn};
 
 use crate::cluster::event::{Event, ExecFailure};
 use crate::cluster::words::{Life, Pid};
-use crate::sys::init::{self, bit};
+use crate::sys::init;
 use crate::sys::process::{self, Failed, Step};
+use crate::sys::signals::CHLD;
 use crate::sys::{reap, tree};
 
 use super::{READS_PER_TURN, Runtime};
 
 /// After so many ends the side port gets a turn: a yield, not a limit.
 const REAPS_PER_TURN: u32 = 256;
+
+/// How long SIGCHLD waits after a turn that reaped orphans.
+const FLOCK: Duration = Duration::from_millis(1);
 
 /// A datagram socket holds few messages; a worker that floods it waits for the next turn.
 const MESSAGES_PER_READ: usize = 32;
@@ -83,37 +89,43 @@ impl Runtime {
         }
     }
 
-    /// Reaps until there is nothing left to reap.
+    /// Reaps until there is nothing left to reap. In a storm a wake for each orphan would cost five times what its reaping costs, so
+    /// after a turn that reaped orphans SIGCHLD waits for [`FLOCK`]; the deaths of workers alone are answered at once, always.
     pub(super) async fn reap(&mut self) {
-        let mut reaped: u32 = 0;
-        let mut orphans: u64 = 0;
+        if self.next_flock.is_some() {
+            return;
+        }
         // One SIGCHLD for all that end meanwhile, in place of one handler run after each system call.
-        let mask = hold_child_signals();
+        init::block(CHLD);
+        let (mut ended, mut orphans) = (0_u32, 0_u32);
         while let Some(pid) = reap::ended_child() {
             match self.lives.led_by(pid) {
                 Some(life) => self.leader_ended(life, pid),
                 None if reap::reap(pid).is_some() => orphans += 1,
+                // Not ours to reap, whatever it is (a tracer's): it must not keep us in this loop.
                 None => break,
             }
-            reaped += 1;
-            if reaped.is_multiple_of(REAPS_PER_TURN) {
+            ended += 1;
+            if ended.is_multiple_of(REAPS_PER_TURN) {
                 self.count_orphans(std::mem::take(&mut orphans));
                 self.publish();
-                init::set_mask(mask);
                 yield_now().await;
-                hold_child_signals();
             }
         }
-        init::set_mask(mask);
-        if reaped > 0 {
-            self.count_orphans(orphans);
+        self.count_orphans(orphans);
+        if ended > 0 {
             self.look_after_orphaned_trees();
+        }
+        if orphans > 0 && self.exit.is_none() {
+            self.next_flock = Some(self.clock.now() + FLOCK);
+        } else {
+            init::allow(CHLD);
         }
     }
 
-    fn count_orphans(&mut self, orphans: u64) {
+    fn count_orphans(&mut self, orphans: u32) {
         if orphans > 0 {
-            self.supervisor.orphans_reaped(orphans);
+            self.supervisor.orphans_reaped(u64::from(orphans));
             self.stale = true;
             debug!(orphans, "reaped orphans");
         }
@@ -142,12 +154,6 @@ impl Runtime {
             self.apply(Event::NamespaceSeen { left });
         }
     }
-}
-
-fn hold_child_signals() -> u64 {
-    let mask = init::set_mask(u64::MAX);
-    init::set_mask(mask | bit(libc::SIGCHLD));
-    mask
 }
 
 fn explain(failed: Failed, command: &str) -> (ExecFailure, String) {

@@ -44,6 +44,7 @@ use crate::control::{self, Asked};
 use crate::http;
 use crate::sys::init;
 use crate::sys::instance::Instance;
+use crate::sys::memory;
 use crate::sys::poll::Poller;
 use crate::sys::process::Launch;
 use crate::sys::signals::{Received, Signals};
@@ -54,6 +55,9 @@ use lives::Lives;
 
 /// Requests on the control socket that wait for the loop.
 const WAITING_REQUESTS: usize = 16;
+
+/// So many turns in a row without a wait, and the side port gets one.
+const TURNS_BEFORE_YIELD: u32 = 16;
 
 /// What a turn reads of workers' descriptors before the side port and the reaper get theirs.
 const READS_PER_TURN: usize = 1024;
@@ -104,6 +108,8 @@ struct Runtime {
     poller: Poller,
     asked: mpsc::Receiver<Asked>,
     published: watch::Sender<Arc<Snapshot>>,
+    /// Orphans come in flocks: until this instant SIGCHLD is held back, and then all that have ended are reaped together.
+    next_flock: Option<Time>,
     /// Something happened since the last snapshot.
     stale: bool,
     /// What was not carried out of the last request, and why.
@@ -157,6 +163,7 @@ impl Runtime {
             signals,
             poller,
             asked,
+            next_flock: None,
             published,
             stale: true,
             refusal: None,
@@ -172,6 +179,7 @@ impl Runtime {
         self.carry_out_all(effects);
         // What arrived since the first instruction is delivered now.
         init::unblock(&self.signals.handled);
+        let mut turns: u32 = 0;
         loop {
             let more = self.read_workers();
             self.reap().await;
@@ -179,21 +187,25 @@ impl Runtime {
                 return code;
             }
             self.publish();
-            if more {
+            turns += 1;
+            if more || turns.is_multiple_of(TURNS_BEFORE_YIELD) {
+                // A loop that always finds something to do would never let the side port answer.
                 yield_now().await;
+            }
+            if more {
                 continue;
             }
             match self.wait().await {
                 Wake::Signal(received) => self.received(received),
                 Wake::Asked(Some(asked)) => self.asked(asked),
-                Wake::Deadline => self.apply(Event::DeadlineReached),
+                Wake::Deadline => self.deadline_reached(),
                 Wake::Readable | Wake::Asked(None) => {}
             }
         }
     }
 
     async fn wait(&mut self) -> Wake {
-        let deadline = self.supervisor.next_deadline();
+        let deadline = earliest(self.supervisor.next_deadline(), self.next_flock);
         let (signals, poller, asked, clock) = (&mut self.signals, &self.poller, &mut self.asked, self.clock);
         tokio::select! {
             biased;
@@ -201,6 +213,16 @@ impl Runtime {
             () = poller.readable() => Wake::Readable,
             request = asked.recv(), if !asked.is_closed() => Wake::Asked(request),
             () = until(clock, deadline) => Wake::Deadline,
+        }
+    }
+
+    fn deadline_reached(&mut self) {
+        let now = self.clock.now();
+        if self.next_flock.is_some_and(|at| at <= now) {
+            self.next_flock = None;
+        }
+        if self.supervisor.next_deadline().is_some_and(|at| at <= now) {
+            self.apply(Event::DeadlineReached);
         }
     }
 
@@ -217,8 +239,13 @@ impl Runtime {
     fn publish(&mut self) {
         if std::mem::take(&mut self.stale) {
             self.published.send_replace(Arc::new(self.supervisor.snapshot()));
+            memory::give_back();
         }
     }
+}
+
+fn earliest(one: Option<Time>, other: Option<Time>) -> Option<Time> {
+    one.into_iter().chain(other).min()
 }
 
 /// Sleeps to a deadline; without one, for ever: an idle clusterinit does not wake up.

@@ -3,7 +3,7 @@
 //! The kernel discards a signal that PID 1 neither blocks nor handles, so a TERM in the first milliseconds of a container would be
 //! lost (and the platform would wait out its grace period). A constructor runs before Rust's runtime and blocks everything; what
 //! arrives stays pending until the handlers are there. The same constructor notes what the caller had, before Rust's runtime
-//! changes it: the signal mask, the disposition of SIGPIPE, and whether descriptors 0 to 2 are open.
+//! changes it: the signal mask, the disposition of SIGPIPE, transparent huge pages, and whether descriptors 0 to 2 are open.
 //!
 //! # Safety
 //! The constructor runs in a single-threaded process and makes system calls only; it neither allocates nor touches Rust's runtime.
@@ -22,6 +22,7 @@ pub const FAULTS: [i32; 7] =
     [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS, libc::SIGABRT];
 
 static CALLERS_MASK: AtomicU64 = AtomicU64::new(0);
+static CALLER_HAD_NO_HUGE_PAGES: AtomicBool = AtomicBool::new(false);
 static CALLER_IGNORED_PIPE: AtomicBool = AtomicBool::new(false);
 
 /// The constructor. `main.rs` puts it into `.init_array`, so that only the program has it and no test binary.
@@ -32,6 +33,10 @@ pub extern "C" fn before_main() {
     }
     CALLERS_MASK.store(set_mask(kept), Ordering::Relaxed);
     CALLER_IGNORED_PIPE.store(is_ignored(libc::SIGPIPE), Ordering::Relaxed);
+    // SAFETY: numbers only.
+    let disabled = unsafe { libc::prctl(libc::PR_GET_THP_DISABLE, 0, 0, 0, 0) };
+    CALLER_HAD_NO_HUGE_PAGES.store(disabled == 1, Ordering::Relaxed);
+    huge_pages(true);
     for descriptor in 0..3 {
         // Rust's runtime would open /dev/null here, and abort where there is none. A path-only descriptor keeps the number taken,
         // answers EBADF to reads and writes as a closed one does, and is gone after exec: workers find it closed, as the caller had it.
@@ -50,6 +55,7 @@ pub struct Inherited {
     /// Bit 0 is signal 1.
     pub mask: u64,
     pub ignored: u64,
+    pub huge_pages_disabled: bool,
 }
 
 impl Inherited {
@@ -64,7 +70,8 @@ impl Inherited {
         if CALLER_IGNORED_PIPE.load(Ordering::Relaxed) {
             ignored |= bit(libc::SIGPIPE);
         }
-        Self { mask: CALLERS_MASK.load(Ordering::Relaxed), ignored }
+        let huge_pages_disabled = CALLER_HAD_NO_HUGE_PAGES.load(Ordering::Relaxed);
+        Self { mask: CALLERS_MASK.load(Ordering::Relaxed), ignored, huge_pages_disabled }
     }
 }
 
@@ -82,6 +89,21 @@ pub fn set_mask(mask: u64) -> u64 {
     before
 }
 
+/// Holds one signal back; it stays pending until [`allow`].
+pub fn block(signal: Signal) {
+    change_mask(libc::SIG_BLOCK, signal);
+}
+
+pub fn allow(signal: Signal) {
+    change_mask(libc::SIG_UNBLOCK, signal);
+}
+
+fn change_mask(how: libc::c_int, signal: Signal) {
+    let set = bit(signal.0);
+    // SAFETY: as in `set_mask`; nobody asks for the old set.
+    unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const set, std::ptr::null_mut::<u64>(), 8) };
+}
+
 /// The mask while handlers are at work: only the signals are blocked that nobody handles.
 pub fn unblock(handled: &[Signal]) {
     let mut blocked = u64::MAX;
@@ -89,6 +111,14 @@ pub fn unblock(handled: &[Signal]) {
         blocked &= !bit(signal);
     }
     set_mask(blocked);
+}
+
+/// Transparent huge pages for this process (`man 2 prctl`, `PR_SET_THP_DISABLE`): where they are `always`, the allocator's first
+/// touch would make 2 MiB of what needs 100 KiB. Inherited over exec, so each worker gets back what the caller had. A kernel that
+/// refuses leaves us as large as everybody.
+pub fn huge_pages(disabled: bool) {
+    // SAFETY: numbers only.
+    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, libc::c_ulong::from(disabled), 0, 0, 0) };
 }
 
 fn is_ignored(signal: i32) -> bool {

@@ -7,6 +7,7 @@ pub mod init;
 pub mod instance;
 pub mod listening;
 pub mod measure;
+pub mod memory;
 pub mod owners;
 pub mod poll;
 pub mod process;

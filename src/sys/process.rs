@@ -18,7 +18,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use crate::cluster::words::{Pid, Signal};
 use crate::config::User;
 
-use super::init::{Inherited, LAST_SIGNAL, bit, set_mask};
+use super::init::{Inherited, LAST_SIGNAL, bit, huge_pages, set_mask};
 
 /// The first descriptor that a listener gets (`man 3 sd_listen_fds`).
 const LISTEN_FDS_START: RawFd = 3;
@@ -133,8 +133,7 @@ impl Launch {
         let report = move_up(&report, first_free(self.terms.listeners.len()))?;
         let parent = std::process::id();
         let mask = set_mask(u64::MAX);
-        // SAFETY: this process has one thread, and the child keeps to async-signal-safe calls until exec or _exit.
-        let forked = unsafe { libc::fork() };
+        let forked = fork();
         if forked == 0 {
             let Failed { step, errno } = self.become_worker(&argv, &envp, &mut listen_pid, parent);
             let [a, b, c, d] = errno.to_ne_bytes();
@@ -158,6 +157,7 @@ impl Launch {
         parent: u32,
     ) -> Failed {
         restore_dispositions(self.inherited.ignored);
+        huge_pages(self.inherited.huge_pages_disabled);
         // A group of its own: the worker's tree can be told apart by it. A failure means that it has one already.
         // SAFETY: numbers only.
         unsafe { libc::setpgid(0, 0) };
@@ -230,6 +230,15 @@ impl Launch {
     }
 }
 
+/// `fork` by the raw call: libc's would lock and unlock the allocator on both sides, for children that go on allocating. Ours does
+/// not, and each lock is a page to be copied.
+fn fork() -> libc::pid_t {
+    // SAFETY: no stack, no shared memory, no pointers: a plain fork. This process has one thread, and the child keeps to
+    // async-signal-safe calls until exec or _exit.
+    let forked = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
+    libc::pid_t::try_from(forked).unwrap_or(-1)
+}
+
 /// A signal to one process. `Ok(false)`: it has gone.
 pub fn signal(pid: Pid, signal: Signal) -> io::Result<bool> {
     // SAFETY: numbers only.
@@ -278,6 +287,7 @@ pub fn replace_by(command: &[OsString], environment: &[(OsString, OsString)], in
     let argv: Vec<_> = launch.argv.iter().map(|word| word.as_ptr()).chain(ends_with_null.clone()).collect();
     let envp: Vec<_> = launch.environment.iter().map(|entry| entry.as_ptr()).chain(ends_with_null).collect();
     restore_dispositions(inherited.ignored);
+    huge_pages(inherited.huge_pages_disabled);
     set_mask(inherited.mask);
     io::Error::from_raw_os_error(launch.execute(&argv, &envp))
 }

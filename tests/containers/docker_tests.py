@@ -80,7 +80,7 @@ class Docker:
             raise Failed("the Dockerfile's last stage is not FROM scratch")
         text, places = re.subn(r"^COPY --from=build \S+/clusterinit ", "COPY clusterinit ", last_stage[0], flags=re.M)
         expect("lines of the last stage that copy the binary", places, 1)
-        self.build("clusterinit", text, [self.lab.binary])
+        self.build("clusterinit", text, [self.lab.root / "clusterinit"])
         programs = self.lab.programs()
         self.build("app", APP, programs)
         self.build("job", JOB, [*programs, shutil.which("busybox")])
@@ -147,7 +147,7 @@ def image_is_the_binary_alone(docker):
 
 
 def strict_container_runs_what_its_cpus_pay_for(docker):
-    with docker.running("--cpus", "1.5", "--memory", "256m", *STRICT, "app") as name:
+    with docker.running("--cpus", "1.5", "--memory", "512m", *STRICT, "app") as name:
         wanted = min(2, cpus())
         status = docker.ready(name, wanted)
         expect("cpu.limit", status["cpu"]["limit"], 1.5)

@@ -1,0 +1,102 @@
+//! The documents and the source tree agree: the map names every file and no other, and the bounds of the house hold.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+const LONGEST_README: usize = 180;
+const LONGEST_FILE: usize = 500;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> io::Result<String> {
+    fs::read_to_string(root().join(path)).map_err(|error| io::Error::other(format!("{path}: {error}")))
+}
+
+fn sources() -> io::Result<BTreeSet<String>> {
+    files(&root().join("src"))
+}
+
+/// Every file under a folder, as a path from the root of the project.
+fn files(folder: &Path) -> io::Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.append(&mut files(&path)?);
+        } else {
+            found.insert(path.strip_prefix(root()).map_err(io::Error::other)?.display().to_string());
+        }
+    }
+    Ok(found)
+}
+
+/// The files of a drawn tree that begins with the line `src/`: two spaces per level, a name, and what it is for.
+fn mapped(document: &str) -> BTreeSet<String> {
+    let tree = document.lines().skip_while(|line| *line != "src/").take_while(|line| !line.starts_with("```"));
+    let mut folders: Vec<&str> = Vec::new();
+    let mut found = BTreeSet::new();
+    for line in tree {
+        let level = (line.len() - line.trim_start().len()) / 2;
+        let (name, about) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
+        folders.truncate(level);
+        if let Some(folder) = name.strip_suffix('/') {
+            folders.push(folder);
+        } else {
+            assert!(!about.trim().is_empty(), "{name} is named without a word about it");
+            found.insert(format!("{}/{name}", folders.join("/")));
+        }
+    }
+    found
+}
+
+#[test]
+fn a_drawn_tree_is_read() {
+    let drawn = "text\n```text\nsrc/\n  main.rs   the program\n  a/        a room\n    b.rs    deep\n  c.rs      shallow\n```\nsrc/d.rs\n";
+    let expected = ["src/main.rs", "src/a/b.rs", "src/c.rs"].map(str::to_owned);
+    assert_eq!(mapped(drawn), BTreeSet::from(expected));
+}
+
+#[test]
+fn the_map_names_every_file_and_no_other() -> io::Result<()> {
+    let (map, tree) = (mapped(&read("ARCHITECTURE.md")?), sources()?);
+    let missing: Vec<_> = tree.difference(&map).collect();
+    let gone: Vec<_> = map.difference(&tree).collect();
+    assert!(missing.is_empty(), "ARCHITECTURE.md does not name {missing:?}");
+    assert!(gone.is_empty(), "ARCHITECTURE.md names {gone:?}, which is not there");
+    Ok(())
+}
+
+#[test]
+fn the_map_of_unsafe_is_complete() -> io::Result<()> {
+    let map = read("src/lib.rs")?;
+    let mut expecting = 0;
+    for path in sources()? {
+        if read(&path)?.contains("expect(unsafe_code") {
+            let name = path.trim_start_matches("src/");
+            assert!(map.contains(&format!("//! | `{name}` | ")), "src/lib.rs does not name {name} in its table of unsafe");
+            expecting += 1;
+        }
+    }
+    assert!(expecting > 0, "no file with unsafe was found");
+    Ok(())
+}
+
+#[test]
+fn the_readme_is_short() -> io::Result<()> {
+    let lines = read("README.md")?.lines().count();
+    assert!(lines <= LONGEST_README, "README.md has {lines} lines of {LONGEST_README}");
+    Ok(())
+}
+
+#[test]
+fn no_file_is_long() -> io::Result<()> {
+    for path in sources()? {
+        let lines = read(&path)?.lines().count();
+        assert!(lines <= LONGEST_FILE, "{path} has {lines} lines of {LONGEST_FILE}");
+    }
+    Ok(())
+}
