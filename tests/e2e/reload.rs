@@ -40,6 +40,8 @@ fn usr2_replaces_every_worker_one_at_a_time_successor_first() {
         assert!(before.iter().all(|pid| !after.contains(pid)));
         assert_eq!(cluster.workers()["generation"], 2);
         assert_eq!(generations(&cluster), [2, 2]);
+        // The last word of the last predecessor may still be on its way to us.
+        cluster.until("both predecessors were told", |cluster| cluster.out().matches("term 1.").count() == 2);
         let out = cluster.out();
         let place = |text: &str| out.find(text).unwrap_or_else(|| panic!("{text} is missing in\n{out}"));
         for slot in [0, 1] {
