@@ -126,9 +126,8 @@ fn the_sender_of_a_request_is_logged() {
         cluster.signal(Signal::SIGUSR2);
         cluster.until("the reload is done", |cluster| cluster.workers()["reload"]["state"] == "done");
         cluster.signal(Signal::SIGTERM);
-        // Outside its namespace we are nobody: 0.
-        let pid = if mode == Mode::Pid1 { 0 } else { std::process::id() };
-        let uid = nix::unistd::geteuid();
+        // Outside its PID namespace we are nobody: 0. In its user namespace, where it has one, we are root.
+        let (pid, uid) = if mode == Mode::Pid1 { (0, 0) } else { (std::process::id(), nix::unistd::geteuid().as_raw()) };
         for signal in ["USR2", "TERM"] {
             let line = cluster.until_log(&[signal, "asked", "uid"]);
             let numbers: Vec<&str> = line.split(|c: char| !c.is_ascii_digit()).collect();

@@ -318,7 +318,7 @@ fn the_side_port_answers_during_a_stop() {
         let cluster = Launch::of(mode, &["sh", "-c", "trap '' TERM; echo up; exec sleep 1000"])
             .set("WORKERS", 1)
             .set("READY", "running")
-            .set("GRACE", "3s")
+            .set("GRACE", "6s")
             .start();
         cluster.until("it is in rotation", |cluster| cluster.answers("/readyz") == 200);
         cluster.signal(Signal::SIGTERM);

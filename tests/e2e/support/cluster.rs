@@ -1,7 +1,7 @@
 //! The handle of a running clusterinit.
 
 use std::cell::{Cell, RefCell};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Output};
@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use super::launch::search_path;
 use super::wait::holds_within;
 use super::{DEADLINE, Launch, Mode, Reply, Sink, Stopwatch, enter_flags, http, output_of, procs};
 
@@ -124,8 +125,16 @@ impl Cluster {
     }
 
     /// `None` while the side port does not answer.
+    #[expect(clippy::print_stderr, reason = "the test harness keeps it for tests that fail")]
     pub(crate) fn try_get(&self, path: &str) -> Option<Reply> {
-        http::request(self.side_port(), "GET", path).ok()
+        let reply = http::request(self.side_port(), "GET", path);
+        if let Err(error) = &reply
+            && error.kind() != ErrorKind::ConnectionRefused
+        {
+            // Swallowed where the test passes; where it fails it tells "not yet" and "no more" from "no".
+            eprintln!("GET {path} of pid {}: {error}", self.init);
+        }
+        reply.ok()
     }
 
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
@@ -264,7 +273,7 @@ impl Cluster {
         line.push(env!("CARGO_BIN_EXE_clusterinit"));
         line.extend(words);
         let mut command = Command::new(line[0]);
-        command.args(&line[1..]).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.args(&line[1..]).env_clear().env("PATH", search_path());
         command.env("CLUSTERINIT_HEALTH_ADDR", self.side_port().to_string());
         output_of(&mut command)
     }

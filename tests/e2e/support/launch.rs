@@ -1,7 +1,9 @@
 //! How a clusterinit is started: environment, wrappers, descriptors.
 
+use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
@@ -127,7 +129,7 @@ impl Launch {
         words.extend_from_slice(tail);
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).env_clear();
-        command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env(&self.mark.0, &self.mark.1);
+        command.env("PATH", search_path()).env(&self.mark.0, &self.mark.1);
         command.envs(self.settings.iter().map(|(name, value)| (name, value)));
         command
     }
@@ -141,6 +143,13 @@ fn stdio(sink: &mut Sink) -> Stdio {
         Sink::To(descriptor) => descriptor.into(),
         Sink::Collected | Sink::Unread => Stdio::null(),
     }
+}
+
+/// Our own `PATH` without what we may not search: there, "not found" would become "permission denied".
+pub(super) fn search_path() -> OsString {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let searchable = |directory: &PathBuf| nix::unistd::access(directory, nix::unistd::AccessFlags::X_OK).is_ok();
+    std::env::join_paths(std::env::split_paths(&path).filter(searchable)).expect("parts of a PATH")
 }
 
 /// A TCP port that is free now and that nobody gets by chance: below the range from which the kernel picks, so that no outgoing
