@@ -267,9 +267,8 @@ fn a_job_that_leaves_a_daemon_behind_ends_with_its_own_status_and_leaves_nothing
             let program = example("daemonizes");
             let command = [&[program.as_str()], words].concat();
             // `finish` also waits for the end of the pipes, which the daemon holds.
-            let (code, out, err) = Cluster::start(mode, &[("GRACE", "10m")], &command).finish();
+            let (code, _, err) = Cluster::start(mode, &[("GRACE", "10m")], &command).finish();
             assert_eq!(code, 0, "{mode:?} {words:?}\n{err}");
-            assert!(out.starts_with("daemon "), "{out}");
         }
     }
 }

@@ -104,8 +104,12 @@ impl Cluster {
 
     /// Everything alive that this launch started, clusterinit and `unshare` included.
     fn marked(&self) -> Vec<i32> {
+        procs::all().into_iter().filter(|pid| self.is_marked(*pid) && procs::is_alive(*pid)).collect()
+    }
+
+    fn is_marked(&self, pid: i32) -> bool {
         let (name, value) = &self.launch.mark;
-        procs::live_with(&format!("{name}={value}"))
+        procs::has_entry(pid, &format!("{name}={value}"))
     }
 
     /// What is alive of the processes that clusterinit started.
@@ -299,7 +303,8 @@ impl Drop for Cluster {
             if living.is_empty() {
                 break;
             }
-            for pid in living {
+            // Looked at again right before the kill: numbers are reused, and a look at all processes takes its time.
+            for pid in living.into_iter().filter(|pid| self.is_marked(*pid)) {
                 let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
         }

@@ -25,11 +25,7 @@ pub(crate) fn all() -> Vec<i32> {
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// The living processes whose environment holds this entry.
-pub(crate) fn live_with(entry: &str) -> Vec<i32> {
-    all().into_iter().filter(|pid| has_entry(*pid, entry) && is_alive(*pid)).collect()
-}
-
+/// Whether the environment of a process holds this entry.
 pub(crate) fn has_entry(pid: i32, entry: &str) -> bool {
     let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
     environment.split(|byte| *byte == 0).any(|found| found == entry.as_bytes())
