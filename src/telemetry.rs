@@ -94,7 +94,8 @@ fn write_without_waiting(line: &[u8]) -> io::Result<usize> {
     let stderr = io::stderr();
     let part = libc::iovec { iov_base: line.as_ptr().cast_mut().cast(), iov_len: line.len() };
     // SAFETY: one live part that is only read; offset -1 means the current position (its second half is unused on 64 bit).
-    let written = unsafe { libc::syscall(libc::SYS_pwritev2, stderr.as_raw_fd(), &raw const part, 1, -1, -1, libc::RWF_NOWAIT) };
+    let written =
+        unsafe { libc::syscall(libc::SYS_pwritev2, stderr.as_raw_fd(), &raw const part, 1, -1_i64, -1_i64, libc::RWF_NOWAIT) };
     if let Ok(written) = usize::try_from(written) {
         return Ok(written);
     }

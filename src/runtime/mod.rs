@@ -60,6 +60,9 @@ const WAITING_REQUESTS: usize = 16;
 /// So many turns in a row, and the side port gets one.
 const TURNS_BEFORE_YIELD: u32 = 16;
 
+/// Turns of the side port and the control socket after the end.
+const LAST_TURNS: usize = 8;
+
 /// What a turn reads of what workers say before everybody else gets theirs.
 const READS_PER_TURN: usize = 256;
 
@@ -188,6 +191,11 @@ impl Runtime {
             let more = self.read_workers();
             self.reap().await;
             if let Some(code) = self.exit {
+                self.publish();
+                // Whoever asked for this end gets an answer: what is written to a local socket is written at once.
+                for _ in 0..LAST_TURNS {
+                    yield_now().await;
+                }
                 return code;
             }
             self.publish();

@@ -18,7 +18,7 @@ use tokio::sync::Mutex;
 use tokio::task::yield_now;
 
 use super::owners::owners;
-use super::procfs::{self, Stat};
+use super::procfs::{self, NOTIFY_SOCKET, Stat};
 use crate::cluster::words::{Life, Pid, Time};
 use crate::runtime::clock::Clock;
 
@@ -70,7 +70,15 @@ async fn measure(workers: &[(Life, Pid)]) -> ByLife {
     let leaders: Vec<Pid> = workers.iter().map(|(_, leader)| *leader).collect();
     let stats = all_stats().await.unwrap_or_default();
     let own = std::process::id().try_into().map_or(Pid(0), Pid);
-    let owner_of = owners(&stats, &leaders, own);
+    let unmarked = owners(&stats, &leaders, &[], own);
+    let strays: Vec<Pid> = stats
+        .iter()
+        .zip(&unmarked)
+        .filter(|(stat, owner)| owner.is_none() && stat.parent == own)
+        .map(|(stat, _)| stat.pid)
+        .collect();
+    let marked = marks(&strays, &leaders).await;
+    let owner_of = if marked.is_empty() { unmarked } else { owners(&stats, &leaders, &marked, own) };
     let mut members: Vec<Vec<&Stat>> = vec![Vec::new(); leaders.len()];
     for (stat, owner) in stats.iter().zip(owner_of) {
         if let Some(tree) = owner.and_then(|owner| members.get_mut(owner)) {
@@ -84,6 +92,26 @@ async fn measure(workers: &[(Life, Pid)]) -> ByLife {
         figures.insert(*life, figures_of(tree, units, &mut turn).await);
     }
     figures
+}
+
+/// Which strays carry the `NOTIFY_SOCKET` of which leader.
+async fn marks(strays: &[Pid], leaders: &[Pid]) -> Vec<(Pid, usize)> {
+    let mut marked = Vec::new();
+    if strays.is_empty() {
+        return marked;
+    }
+    let mut turn = 0;
+    let mut leader_of = HashMap::new();
+    for (index, leader) in leaders.iter().enumerate() {
+        take_turn(&mut turn).await;
+        leader_of.extend(procfs::environment_entry(*leader, NOTIFY_SOCKET).map(|entry| (entry, index)));
+    }
+    for stray in strays {
+        take_turn(&mut turn).await;
+        let owner = procfs::environment_entry(*stray, NOTIFY_SOCKET).and_then(|entry| leader_of.get(&entry));
+        marked.extend(owner.map(|owner| (*stray, *owner)));
+    }
+    marked
 }
 
 async fn all_stats() -> Option<Vec<Stat>> {

@@ -11,9 +11,12 @@ use crate::cluster::words::Pid;
 
 /// For each process of the table the index of the leader whose tree it is in. Descent counts before group and session, so that a
 /// process that joined the group of another worker stays with its own; nobody is in two trees, and `own` is in none.
-pub fn owners(stats: &[Stat], leaders: &[Pid], own: Pid) -> Vec<Option<usize>> {
+///
+/// `marked` are processes that say by themselves whose they are: pid, and index of the leader.
+pub fn owners(stats: &[Stat], leaders: &[Pid], marked: &[(Pid, usize)], own: Pid) -> Vec<Option<usize>> {
     let mut search = Search::new(stats, own);
     search.descend(leaders);
+    search.claim_marked(marked);
     search.spread(leaders);
     search.owners
 }
@@ -72,6 +75,15 @@ impl<'a> Search<'a> {
         }
     }
 
+    fn claim_marked(&mut self, marked: &[(Pid, usize)]) {
+        let owner_of: HashMap<Pid, usize> = marked.iter().copied().collect();
+        for (index, stat) in self.stats.iter().enumerate() {
+            if let Some(owner) = owner_of.get(&stat.pid) {
+                self.claim(vec![index], *owner);
+            }
+        }
+    }
+
     /// All that is tied to those in any way; also to a leader that has gone itself.
     fn spread(&mut self, leaders: &[Pid]) {
         for (owner, leader) in leaders.iter().enumerate() {
@@ -123,7 +135,7 @@ mod tests {
     /// The pids of each leader's tree, in the order of the table.
     fn trees(rows: &[[i32; 4]], leaders: &[i32]) -> Vec<Vec<i32>> {
         let leaders: Vec<Pid> = leaders.iter().copied().map(Pid).collect();
-        let owners = owners(&table(rows), &leaders, Pid(1));
+        let owners = owners(&table(rows), &leaders, &[], Pid(1));
         let of = |owner| rows.iter().zip(&owners).filter(|(_, found)| **found == Some(owner)).map(|(row, _)| row[0]).collect();
         (0..leaders.len()).map(of).collect()
     }
@@ -132,6 +144,12 @@ mod tests {
     fn a_tree_is_what_descends_from_its_leader() {
         let rows = [[1, 0, 1, 1], [7, 1, 7, 1], [8, 1, 8, 1], [9, 7, 7, 1], [10, 9, 10, 10], [11, 8, 8, 1], [12, 10, 10, 10]];
         assert_eq!(trees(&rows, &[7, 8]), [vec![7, 9, 10, 12], vec![8, 11]]);
+    }
+
+    #[test]
+    fn a_stray_that_carries_a_mark_belongs_to_its_leader_with_its_children() {
+        let stats = table(&[[1, 0, 1, 1], [7, 1, 7, 1], [9, 1, 9, 9], [10, 9, 9, 9], [11, 1, 11, 11]]);
+        assert_eq!(owners(&stats, &[Pid(7)], &[(Pid(9), 0)], Pid(1)), [None, Some(0), Some(0), Some(0), None]);
     }
 
     #[test]

@@ -10,6 +10,9 @@ use std::sync::OnceLock;
 
 use crate::cluster::words::{Pid, Signal};
 
+/// What every process of a worker has in its environment, unless it was cleaned.
+pub const NOTIFY_SOCKET: &[u8] = b"NOTIFY_SOCKET=";
+
 /// One line of `/proc/PID/stat`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stat {

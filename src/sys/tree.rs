@@ -11,10 +11,7 @@ use std::rc::Rc;
 use crate::cluster::words::{Pid, Signal};
 
 use super::process;
-use super::procfs::{self, ChildrenFile, Stat};
-
-/// What every process of a worker has in its environment, unless it was cleaned.
-const NOTIFY_SOCKET: &[u8] = b"NOTIFY_SOCKET=";
+use super::procfs::{self, ChildrenFile, NOTIFY_SOCKET, Stat};
 
 /// What tells one worker's processes from all others.
 #[derive(Clone, Copy, Debug)]
@@ -77,14 +74,14 @@ impl Strays {
     /// Has looked at none yet.
     pub fn list() -> Self {
         let me = own_pid();
-        let list = match ChildrenFile::open_own() {
-            Some(file) => List::Asked(file),
-            None => {
+        let list = ChildrenFile::open_own().map_or_else(
+            || {
                 let children = Children::look();
                 let ours = children.of(me);
                 List::Known(children, ours)
-            }
-        };
+            },
+            List::Asked,
+        );
         let (group, session) = procfs::stat(me).map_or((me, me), |stat| (stat.group, stat.session));
         Self { list, group, session, seen: Vec::new() }
     }
