@@ -45,7 +45,6 @@ pub struct Supervisor {
 }
 
 /// What the history of this cluster has taught.
-#[expect(clippy::struct_excessive_bools, reason = "facts of the past, each learned once and by itself")]
 #[derive(Clone, Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, each of which becomes true once")]
 pub(super) struct Learned {
