@@ -229,7 +229,7 @@ impl Supervisor {
             return;
         }
         if sweep.entered_until.is_none() {
-            sweep.entered_until = Some(sweep.kill_at.min(now + ENTERED_GRACE));
+            sweep.entered_until = Some(now + ENTERED_GRACE);
             self.note(Note::NamespaceLeft { left });
             self.effects.push(Effect::AskNamespace);
         }
@@ -265,7 +265,6 @@ impl Supervisor {
         let killed_by_us = matches!(worker.phase, Phase::Killed { .. });
         match status {
             ExitStatus::Signal { signal: Signal::KILL, .. } if killed_by_us => self.outcome.killed = true,
-            ExitStatus::Signal { signal, .. } if signal == self.policy.stop_signal => {}
             ExitStatus::Code(_) | ExitStatus::Signal { .. } => self.count_code(status.as_code()),
         }
     }
@@ -284,7 +283,7 @@ impl Supervisor {
         }
     }
 
-    /// 0, or what a runtime makes of the stop signal (java: 143).
+    /// 0, or 128 + the stop signal: what ended by that signal, and what a runtime makes of it (java: 143).
     fn is_clean_code(&self, code: u8) -> bool {
         code == 0 || code == self.policy.stop_signal.as_code()
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::effect::{Effect, Note};
 use super::super::event::{Notice, Request};
-use super::super::policy::{Policy, ReadyMode};
+use super::super::policy::{Policy, ReadyMode, Restart};
 use super::super::sim::process::{Behaviour, NEVER, OnStop};
 use super::super::sim::world::{World, at};
 use super::super::status::{Reason, ReloadState, RowState, State};
@@ -147,6 +147,25 @@ fn a_missed_watchdog_is_hung_and_replaced_successor_first() {
     assert_eq!((world.starts(0), world.times(is_stop)), (vec![0, 3_901], vec![4_101]));
     let row = &world.snapshot().rows[0];
     assert_eq!((row.restarts, row.last_exit.unwrap().reason), (1, Reason::Hung));
+}
+
+#[test]
+fn a_hung_worker_without_a_successor_ends_and_its_slot_starts_again() {
+    // Exit 0 after our stop signal is no end of its own: RESTART=on-failure replaces it too.
+    let policy = Policy { restart: Restart::OnFailure, ..notifying(1) };
+    let hangs = server().saying(5_000, Notice::Trigger);
+    let mut world = World::scripted(policy, [hangs, Behaviour::exits(3, 100), server()]);
+    world.run_until(20_000);
+    assert_eq!((world.starts(0), world.times(is_stop)), (vec![0, 5_001, 5_402], vec![5_102]));
+}
+
+#[test]
+fn a_lifetime_without_a_successor_is_tried_again_later() {
+    let policy = Policy { max_lifetime: Some(Duration::from_secs(100)), ..notifying(1) };
+    let mut world = World::scripted(policy, [server(), Behaviour::exits(3, 99), server()]);
+    world.run_until(150_000);
+    let starts = world.starts(0);
+    assert_eq!((starts.len(), starts[2] - starts[1]), (3, 100 + 30_000));
 }
 
 #[test]

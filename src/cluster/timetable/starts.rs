@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::effect::{Effect, Finish, Note};
 use super::super::event::{ExecFailure, Notice};
-use super::super::policy::{Policy, ReadyMode, Restart};
+use super::super::policy::{Backoff, Policy, ReadyMode, Restart};
 use super::super::restart::{self, Jitter};
 use super::super::sim::process::{Behaviour, Exec, NEVER, OnStop, Rest};
 use super::super::sim::world::World;
@@ -127,6 +127,11 @@ fn backoff_doubles_from_100_ms_to_30_s_within_its_bounds() {
             assert!(bounds.contains(&delay), "{failures}: {delay:?} is not in {bounds:?}");
         }
     }
+    let narrow = Backoff { first: Duration::from_millis(100), longest: Duration::from_millis(105) };
+    for failures in 1..100 {
+        let delay = restart::delay(narrow, failures, jitter.next());
+        assert!((narrow.first..=narrow.longest).contains(&delay), "{delay:?}");
+    }
     let delays: Vec<Duration> = (0..8).map(|_| restart::delay(backoff, 3, jitter.next())).collect();
     assert!(delays.iter().any(|delay| *delay != delays[0]), "jitter: {delays:?}");
 }
@@ -242,10 +247,11 @@ fn an_exit_with_0_is_a_recycle_where_the_mode_is_explicit() {
     let mut world = World::of(ready_by(ReadyMode::Running), Behaviour::exits(0, 0));
     world.run_until(1_000);
     assert_eq!(world.starts(0).len(), 11, "one that ends in no time does not spin");
-    // A program that has notified is a server, in any mode.
-    let mut world = World::scripted(Policy::default(), [Behaviour::exits(0, 500).notifies(10), Behaviour::serves()]);
-    world.run_until(3_000);
-    assert_eq!(world.starts(0).len(), 2);
+    // A program that has notified is a server, in any mode and also when it ends before it is ready.
+    let (says, silent) = (Behaviour::exits(0, 5_000).notifies(10), Behaviour::exits(0, 500));
+    let mut world = World::scripted(Policy::default(), [says, silent, Behaviour::serves()]);
+    world.run_until(10_000);
+    assert_eq!((world.starts(0).len(), world.ended), (3, None));
 }
 
 #[test]
