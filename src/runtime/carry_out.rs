@@ -105,19 +105,17 @@ impl Runtime {
 
     fn kill_tree(&self, life: Life) {
         let Some(body) = self.lives.get(life) else { return };
-        let mut killed: Vec<Member> = Vec::new();
+        let (mut tried, mut killed): (Vec<Member>, Vec<Member>) = Default::default();
         if !body.leader_gone {
             process::signal_group(body.pid, Signal::KILL);
         }
         for _ in 0..KILL_PASSES {
-            let new: Vec<Member> = self.members(life).into_iter().filter(|member| !killed.contains(member)).collect();
+            let new: Vec<Member> = self.members(life).into_iter().filter(|member| !tried.contains(member)).collect();
             if new.is_empty() {
                 break;
             }
-            for member in &new {
-                member.signal(Signal::KILL);
-            }
-            killed.extend(new);
+            killed.extend(new.iter().filter(|member| member.signal(Signal::KILL)).cloned());
+            tried.extend(new);
         }
         if !body.leader_gone
             && let Err(error) = process::signal(body.pid, Signal::KILL)
