@@ -106,16 +106,14 @@ impl Runtime {
     fn kill_tree(&mut self, life: Life) {
         let Some(Body { slot, pid, leader_gone, .. }) = self.lives.get(life) else { return };
         let (slot, pid, leader_gone) = (slot.0, *pid, *leader_gone);
-        let mut killed: Vec<Member> = Vec::new();
+        let (mut tried, mut killed): (Vec<Member>, Vec<Member>) = Default::default();
         for _ in 0..KILL_PASSES {
-            let new: Vec<Member> = self.members(life).into_iter().filter(|member| !killed.contains(member)).collect();
+            let new: Vec<Member> = self.members(life).into_iter().filter(|member| !tried.contains(member)).collect();
             if new.is_empty() {
                 break;
             }
-            for member in &new {
-                member.signal(Signal::KILL);
-            }
-            killed.extend(new);
+            killed.extend(new.iter().filter(|member| member.signal(Signal::KILL)).cloned());
+            tried.extend(new);
         }
         if !leader_gone {
             // In one step of the kernel, which nothing that forks can outrun; the leader holds the group's number.

@@ -74,7 +74,7 @@ pub(super) fn finish(why: &Finish) -> String {
         Finish::GaveUp { failures } => {
             format!("giving up: no worker was ever ready, and every slot failed {failures} times in a row")
         }
-        Finish::CannotExecute { why } => format!("cannot execute {why}"),
+        Finish::CannotExecute { why } => format!("cannot execute the command: {why}"),
     }
 }
 

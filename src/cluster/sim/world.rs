@@ -190,6 +190,7 @@ impl World {
         }
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "as the supervisor takes it")]
     fn step(&mut self, event: Event) {
         self.safety.before(self.now, &event, &self.supervisor.snapshot());
         let effects = self.supervisor.step(self.now, event.clone());
