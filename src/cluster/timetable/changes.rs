@@ -78,6 +78,17 @@ fn a_crash_respawn_gets_the_present_generation() {
 }
 
 #[test]
+fn a_predecessor_that_ends_by_itself_leaves_the_slot_to_its_successor() {
+    let policy = Policy { restart: Restart::Never, ..notifying(1) };
+    let mut world = World::scripted(policy, [Behaviour { runs: 10_100, ..server() }, server()]);
+    world.run_until(10_000);
+    world.ask(Request::Reload);
+    world.run_until(20_000);
+    assert_eq!((world.ended, world.starts(0), world.snapshot().ready), (None, vec![0, 10_000], 1));
+    assert_eq!(world.snapshot().reload.state, ReloadState::Done);
+}
+
+#[test]
 fn a_reload_during_a_reload_is_remembered_once() {
     let mut world = World::of(notifying(1), server());
     world.run_until(10_000);
@@ -250,6 +261,8 @@ fn a_slot_that_is_opened_again_waits_for_its_old_worker() {
     world.run_until(10_000);
     world.ask(Request::Fewer);
     world.run_until(10_100);
+    world.ask(Request::Restart(Slot(1)));
+    assert_eq!(refusals(&world), 1, "a slot on its way out is no slot to restart");
     world.ask(Request::More);
     world.run_until(20_000);
     assert_eq!(world.starts(1), [0, 10_300]);
