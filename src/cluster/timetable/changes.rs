@@ -161,6 +161,14 @@ fn a_missed_watchdog_is_hung_and_replaced_successor_first() {
 }
 
 #[test]
+fn a_worker_that_hangs_in_its_first_second_is_a_failing_start() {
+    let mut world = World::of(notifying(1), Behaviour::serves().notifies(99).saying(99, Notice::Trigger));
+    world.run_until(20_000);
+    let waits: Vec<u64> = world.starts(0).windows(2).map(|pair| pair[1] - pair[0] - 100).collect();
+    assert!(waits.iter().take(6).enumerate().all(|(n, wait)| (100 << n..=120 << n).contains(wait)), "backoff: {waits:?}");
+}
+
+#[test]
 fn a_hung_worker_without_a_successor_ends_and_its_slot_starts_again() {
     // Exit 0 after our stop signal is no end of its own: RESTART=on-failure replaces it too.
     let policy = Policy { restart: Restart::OnFailure, ..notifying(1) };
