@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::effect::Note;
 use super::event::Notice;
 use super::policy::ReadyMode;
+use super::restart::PROVEN;
 use super::rollout::Cause;
 use super::slots::Occupancy;
 use super::status::Reason;
@@ -69,19 +70,25 @@ impl Supervisor {
             self.roster.update(life, |worker| worker.old_at = None);
             self.rollout.push(slot, Cause::Lifetime, life);
         } else {
-            self.hung(life);
+            self.hung(now, life);
         }
     }
 
-    fn hung(&mut self, life: Life) {
-        let Some((slot, pid)) = self.roster.update(life, |worker| {
+    /// A worker that had proved itself is replaced, its successor first. One that hangs in its first second is a failing start, with
+    /// its backoff: else a program that always does so would be started again and again without a pause.
+    fn hung(&mut self, now: Time, life: Life) {
+        let Some((slot, pid, ready_since)) = self.roster.update(life, |worker| {
             worker.phase = Phase::Hung;
-            (worker.slot, worker.pid_for_log())
+            (worker.slot, worker.pid_for_log(), worker.ready_since)
         }) else {
             return;
         };
         self.note(Note::Hung { slot, pid });
-        self.rollout.push(slot, Cause::Hung, life);
+        if ready_since.is_some_and(|since| now.since(since) >= PROVEN) {
+            self.rollout.push(slot, Cause::Hung, life);
+        } else {
+            self.stop_worker(life, Reason::Hung, now + self.policy.grace);
+        }
     }
 
     pub(super) fn notified(&mut self, now: Time, life: Life, notice: Notice) {
@@ -109,7 +116,7 @@ impl Supervisor {
             Notice::Alive => self.alive(now, life),
             Notice::Trigger => {
                 if phase == Phase::Ready {
-                    self.hung(life);
+                    self.hung(now, life);
                 }
             }
             Notice::WatchdogInterval(interval) => {

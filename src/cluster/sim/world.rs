@@ -193,9 +193,10 @@ impl World {
     #[expect(clippy::needless_pass_by_value, reason = "as the supervisor takes it")]
     fn step(&mut self, event: Event) {
         self.safety.before(self.now, &event, &self.supervisor.snapshot());
-        let effects = self.supervisor.step(self.now, event.clone());
+        let told = format!("{event:?}");
+        let effects = self.supervisor.step(self.now, event);
         self.at_once += 1;
-        assert!(self.at_once < MOST_AT_ONCE, "a loop at {:?}: {event:?} -> {effects:?}", self.now);
+        assert!(self.at_once < MOST_AT_ONCE, "a loop at {:?}: {told} -> {effects:?}", self.now);
         self.carry_out(effects);
         self.safety.after_step(self.now, &self.supervisor.snapshot(), self.supervisor.next_deadline());
         self.answer();

@@ -78,6 +78,17 @@ fn a_crash_respawn_gets_the_present_generation() {
 }
 
 #[test]
+fn a_predecessor_that_ends_by_itself_leaves_the_slot_to_its_successor() {
+    let policy = Policy { restart: Restart::Never, ..notifying(1) };
+    let mut world = World::scripted(policy, [Behaviour { runs: 10_100, ..server() }, server()]);
+    world.run_until(10_000);
+    world.ask(Request::Reload);
+    world.run_until(20_000);
+    assert_eq!((world.ended, world.starts(0), world.snapshot().ready), (None, vec![0, 10_000], 1));
+    assert_eq!(world.snapshot().reload.state, ReloadState::Done);
+}
+
+#[test]
 fn a_reload_during_a_reload_is_remembered_once() {
     let mut world = World::of(notifying(1), server());
     world.run_until(10_000);
@@ -147,6 +158,14 @@ fn a_missed_watchdog_is_hung_and_replaced_successor_first() {
     assert_eq!((world.starts(0), world.times(is_stop)), (vec![0, 3_901], vec![4_101]));
     let row = &world.snapshot().rows[0];
     assert_eq!((row.restarts, row.last_exit.unwrap().reason), (1, Reason::Hung));
+}
+
+#[test]
+fn a_worker_that_hangs_in_its_first_second_is_a_failing_start() {
+    let mut world = World::of(notifying(1), Behaviour::serves().notifies(99).saying(99, Notice::Trigger));
+    world.run_until(20_000);
+    let waits: Vec<u64> = world.starts(0).windows(2).map(|pair| pair[1] - pair[0] - 100).collect();
+    assert!(waits.iter().take(6).enumerate().all(|(n, wait)| (100 << n..=120 << n).contains(wait)), "backoff: {waits:?}");
 }
 
 #[test]
@@ -250,6 +269,8 @@ fn a_slot_that_is_opened_again_waits_for_its_old_worker() {
     world.run_until(10_000);
     world.ask(Request::Fewer);
     world.run_until(10_100);
+    world.ask(Request::Restart(Slot(1)));
+    assert_eq!(refusals(&world), 1, "a slot on its way out is no slot to restart");
     world.ask(Request::More);
     world.run_until(20_000);
     assert_eq!(world.starts(1), [0, 10_300]);
