@@ -190,7 +190,6 @@ impl World {
         }
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "as the supervisor takes it")]
     fn step(&mut self, event: Event) {
         self.safety.before(self.now, &event, &self.supervisor.snapshot());
         let told = format!("{event:?}");
