@@ -279,6 +279,9 @@ impl Safety {
     fn finishing(&mut self, why: &Finish) {
         self.stopping = true;
         self.reloads_due = self.reloads_due.min(1);
+        if *why == Finish::FirstEnded {
+            self.exit.done.insert(Slot(0), self.exit.last.expect("a worker ended"));
+        }
         let worst = self.exit.done.values().max().copied();
         let code = match why {
             Finish::NothingLeftToRun => worst,
