@@ -35,7 +35,7 @@
 //! | `sys/signals.rs` | the sender's pid and uid are in a union of `siginfo_t` |
 //! | `sys/poll.rs` | tokio wants a promise about the epoll descriptor |
 //! | `sys/descriptor.rs` | a descriptor that the kernel has just made is taken into ownership |
-//! | `sys/memory.rs` | `mallctl`, to give freed memory back |
+//! | `sys/memory.rs` | `mallctl` and `madvise`, to give memory back |
 //! | `notify.rs` | `recvmsg`: nix keeps back the credentials where descriptors came along |
 //! | `telemetry.rs` | `pwritev2`, which nix does not have |
 //! | `control/tests.rs` | a test becomes another user on one thread only |

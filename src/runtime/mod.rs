@@ -186,6 +186,7 @@ impl Runtime {
         self.carry_out_all(effects);
         // What arrived since the first instruction is delivered now.
         init::unblock(&self.signals.handled);
+        memory::forget_start();
         let mut turns: u32 = 0;
         loop {
             let more = self.read_workers();
