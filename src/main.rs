@@ -4,11 +4,13 @@ use std::process::ExitCode;
 
 use clusterinit::{cli, exit, start, sys, telemetry};
 
+#[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// One arena, no caches per thread: there is one thread. Read by jemalloc before its first allocation (`man 3 jemalloc`). What was
 /// freed goes back to the kernel at the end of each turn of the loop (`sys::memory::give_back`), not at each `free`.
+#[cfg(target_env = "musl")]
 #[expect(unsafe_code, reason = "jemalloc looks for this name")]
 #[unsafe(export_name = "_rjem_malloc_conf")]
 static ALLOCATOR_OPTIONS: &std::ffi::c_char = {

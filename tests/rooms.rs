@@ -43,6 +43,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     // The only loop: it alone drives the supervisor and carries effects out.
     ("runtime", &[""]),
+    // From the command line to the loop: everything that can be a mistake of the user's.
+    ("start", &[""]),
     ("main", &[""]),
     ("lib", &[""]),
 ];

@@ -4,6 +4,8 @@
 /// Gives all that was freed back to the kernel. At the end of a turn rather than at each `free`, which would take pages away that
 /// the next call needs again: half of the page faults of a start.
 pub fn give_back() {
+    // Only what is shipped has jemalloc.
+    #[cfg(target_env = "musl")]
     // SAFETY: the name is NUL-terminated, `purge` neither reads nor writes a value, and a failure changes nothing. 4096 stands for
     // all arenas (`man 3 jemalloc`, MALLCTL_ARENAS_ALL).
     unsafe {
