@@ -23,6 +23,9 @@ const REAPS_PER_TURN: u32 = 256;
 /// How long SIGCHLD waits after a turn that reaped orphans.
 const FLOCK: Duration = Duration::from_millis(1);
 
+/// However long a look took (the machine may have been busy elsewhere), ends are noticed after this at the latest.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
 /// A worker that floods its socket waits for the others.
 const MESSAGES_PER_READ: usize = 8;
 
@@ -151,7 +154,7 @@ impl Runtime {
 
     /// Where there are tens of thousands of strays a look at them takes long: it may take a quarter of the time, not all of it.
     fn pause_after(&mut self, was_storm: bool, took: Duration) {
-        let pause = if took >= FLOCK { took * 3 } else { FLOCK };
+        let pause = (took * 3).clamp(FLOCK, LONGEST_PAUSE);
         if (was_storm || took >= FLOCK * 4) && self.exit.is_none() {
             self.next_flock = Some(self.clock.now() + pause);
         } else {

@@ -60,7 +60,7 @@ impl Runtime {
         if reached > 0 {
             info!(%signal, sender = sender.0, uid, workers = reached, "forwarded");
         } else if signal == Signal::HUP && !self.actions.contains_key(&signal) {
-            self.asked_by_signal(received, "no worker takes it, so this is a reload", Request::Reload);
+            self.asked_by_signal(received, "reload (no worker takes the signal itself)", Request::Reload);
         } else {
             info!(%signal, sender = sender.0, uid, "not forwarded: no worker catches or ignores it, and its default would end them");
         }
