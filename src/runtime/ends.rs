@@ -178,6 +178,12 @@ impl Runtime {
         while strays.look(STRAYS_PER_TURN, &mut self.known_strays, |pid| self.lives.is_leader(pid)) {
             yield_now().await;
         }
+        // They are in nobody's way any more when the next leader has ended.
+        let mut orphans = 0;
+        for pid in std::mem::take(&mut strays.ended) {
+            self.reap_orphan(pid, &mut orphans);
+        }
+        self.count_orphans(orphans);
         strays
     }
 

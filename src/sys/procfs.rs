@@ -87,8 +87,6 @@ pub fn children(pid: Pid) -> Option<Vec<Pid>> {
 #[derive(Debug)]
 pub struct ChildrenFile {
     file: fs::File,
-    /// Read and not handed out yet, in reverse.
-    buffered: Vec<Pid>,
     /// The digits at the end of the last read, which may go on in the next.
     cut: Vec<u8>,
 }
@@ -98,23 +96,19 @@ impl ChildrenFile {
     pub fn open_own() -> Option<Self> {
         let me = std::process::id();
         let file = fs::File::open(root()?.join(format!("{me}/task/{me}/children"))).ok()?;
-        Some(Self { file, buffered: Vec::new(), cut: Vec::new() })
+        Some(Self { file, cut: Vec::new() })
     }
 
-    pub fn next_buffered(&mut self) -> Option<Pid> {
-        self.buffered.pop()
-    }
-
-    /// False: that was all.
-    pub fn read_more(&mut self) -> bool {
+    /// Adds the next part to `found`. False: there was none.
+    pub fn read_more(&mut self, found: &mut Vec<Pid>) -> bool {
         let mut bytes = [0; 4096];
         let length = self.file.read(&mut bytes).unwrap_or(0);
         self.cut.extend(bytes.iter().take(length));
         let whole = self.cut.iter().rposition(u8::is_ascii_whitespace).map_or(0, |end| end + 1);
         let rest = if length == 0 { Vec::new() } else { self.cut.split_off(whole) };
         let list = std::mem::replace(&mut self.cut, rest);
-        self.buffered =
-            String::from_utf8_lossy(&list).split_ascii_whitespace().rev().filter_map(|pid| pid.parse().ok().map(Pid)).collect();
+        let list = String::from_utf8_lossy(&list);
+        found.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok().map(Pid)));
         length > 0
     }
 }

@@ -39,9 +39,13 @@ pub struct KnownStrays(HashMap<Pid, Rc<Stray>>);
 /// Our children that are no leaders, listed and looked at in parts.
 pub struct Strays {
     list: List,
+    /// Listed and not looked at yet.
+    listed: Vec<Pid>,
     group: Pid,
     session: Pid,
     seen: Vec<Rc<Stray>>,
+    /// Only wait to be reaped.
+    pub ended: Vec<Pid>,
 }
 
 /// One of them, as it was when it was first seen.
@@ -57,7 +61,7 @@ enum List {
     /// The kernel tells who is whose child.
     Asked(ChildrenFile),
     /// It does not: one pass over `/proc`.
-    Known(Children, Vec<Pid>),
+    Known(Children),
 }
 
 impl KnownStrays {
@@ -74,32 +78,27 @@ impl Strays {
     /// Has looked at none yet.
     pub fn list() -> Self {
         let me = own_pid();
-        let list = ChildrenFile::open_own().map_or_else(
-            || {
-                let children = Children::look();
-                let ours = children.of(me);
-                List::Known(children, ours)
-            },
-            List::Asked,
-        );
+        let list = ChildrenFile::open_own().map_or_else(|| List::Known(Children::look()), List::Asked);
+        let listed = match &list {
+            List::Asked(_) => Vec::new(),
+            List::Known(children) => children.of(me),
+        };
         let (group, session) = procfs::stat(me).map_or((me, me), |stat| (stat.group, stat.session));
-        Self { list, group, session, seen: Vec::new() }
+        Self { list, listed, group, session, seen: Vec::new(), ended: Vec::new() }
     }
 
-    /// Looks at a part of them: at so many that were unknown, or at as many as one read lists. False: that was the last.
+    /// Does a part: one read of the list, or, once it is whole, a look at so many that were unknown. False: that was the last.
+    ///
+    /// The list comes first and costs little: in a storm it grows while we look, and whoever comes later is no matter of this look.
     pub fn look(&mut self, unknown: usize, known: &mut KnownStrays, is_leader: impl Fn(Pid) -> bool) -> bool {
+        if let List::Asked(file) = &mut self.list
+            && file.read_more(&mut self.listed)
+        {
+            return true;
+        }
         let mut looked_at = 0;
         while looked_at < unknown {
-            let next = match &mut self.list {
-                List::Asked(file) => file.next_buffered(),
-                List::Known(_, ours) => ours.pop(),
-            };
-            let Some(pid) = next else {
-                return match &mut self.list {
-                    List::Asked(file) => file.read_more(),
-                    List::Known(..) => false,
-                };
-            };
+            let Some(pid) = self.listed.pop() else { return false };
             if is_leader(pid) {
                 continue;
             }
@@ -108,7 +107,10 @@ impl Strays {
                 continue;
             }
             looked_at += 1;
-            if let Some(stat) = procfs::stat(pid).filter(|stat| !stat.is_zombie()) {
+            let Some(stat) = procfs::stat(pid) else { continue };
+            if stat.is_zombie() {
+                self.ended.push(pid);
+            } else {
                 let entry = procfs::environment_entry(pid, NOTIFY_SOCKET);
                 let stray = Rc::new(Stray { pid, group: stat.group, session: stat.session, entry });
                 known.0.insert(pid, Rc::clone(&stray));
@@ -123,7 +125,7 @@ impl Strays {
         let asked = Children::Asked;
         let children = match &self.list {
             List::Asked(_) => &asked,
-            List::Known(children, _) => children,
+            List::Known(children) => children,
         };
         let mut found: BTreeMap<Pid, Stat> = BTreeMap::new();
         if !mark.leader_gone {
