@@ -180,8 +180,11 @@ impl Runtime {
         }
         // They are in nobody's way any more when the next leader has ended.
         let mut orphans = 0;
-        for pid in std::mem::take(&mut strays.ended) {
-            self.reap_orphan(pid, &mut orphans);
+        for part in std::mem::take(&mut strays.ended).chunks(STRAYS_PER_TURN * 4) {
+            for pid in part {
+                self.reap_orphan(*pid, &mut orphans);
+            }
+            yield_now().await;
         }
         self.count_orphans(orphans);
         strays
