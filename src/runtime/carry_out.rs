@@ -130,7 +130,7 @@ impl Runtime {
     /// The living members of a life's tree, without its leader.
     fn members(&mut self, life: Life) -> Vec<Member> {
         let strays = self.strays_now();
-        self.lives.get(life).map_or_else(Vec::new, |body| strays.members(body.mark()))
+        self.lives.get(life).map_or_else(Vec::new, |body| strays.members(body.mark(), &self.known_strays))
     }
 
     pub(super) fn strays_now(&mut self) -> Strays {

@@ -204,7 +204,7 @@ impl Runtime {
         self.read_outcome(life);
         self.read_messages(life);
         // While it is a zombie its pid, and so its group's, is nobody else's.
-        let members = self.lives.get(life).map_or_else(Vec::new, |body| strays.members(body.mark()));
+        let members = self.lives.get(life).map_or_else(Vec::new, |body| strays.members(body.mark(), &self.known_strays));
         let rest = u32::try_from(members.len()).unwrap_or(u32::MAX);
         let Some(status) = reap::reap(pid) else { return false };
         self.lives.leader_gone(life);
@@ -220,7 +220,7 @@ impl Runtime {
         if !orphaned.is_empty() {
             let strays = self.look_at_strays().await;
             for life in orphaned {
-                if self.lives.get(life).is_some_and(|body| strays.members(body.mark()).is_empty()) {
+                if self.lives.get(life).is_some_and(|body| strays.members(body.mark(), &self.known_strays).is_empty()) {
                     self.forget(life);
                     self.apply(Event::TreeEnded { life });
                 }

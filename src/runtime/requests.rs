@@ -100,7 +100,8 @@ impl Runtime {
             return true;
         }
         let strays = self.strays_now();
-        let tree = |body: &Body| strays.members(body.mark()).into_iter().map(|member| member.pid).chain([body.pid]);
+        let tree =
+            |body: &Body| strays.members(body.mark(), &self.known_strays).into_iter().map(|member| member.pid).chain([body.pid]);
         listening::any_listens(self.lives.running().flat_map(tree))
     }
 }

@@ -6,7 +6,7 @@
 //! the cost is that of the trees, not of the machine, and one look serves all workers that are asked about at that moment.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::rc::Rc;
+use std::hash::Hash;
 
 use crate::cluster::words::{Pid, Signal};
 
@@ -37,26 +37,29 @@ pub struct Member {
 /// What was learned of our children that are no leaders. There may be tens of thousands, and a crash is no reason to look at each
 /// of them again: only their reaping, which is ours, ends what is known.
 #[derive(Default)]
-pub struct KnownStrays(HashMap<Pid, Rc<Stray>>);
+pub struct KnownStrays {
+    strays: HashMap<Pid, Stray>,
+    by_entry: HashMap<Vec<u8>, BTreeSet<Pid>>,
+    by_group: HashMap<Pid, BTreeSet<Pid>>,
+    by_session: HashMap<Pid, BTreeSet<Pid>>,
+}
 
-/// Our children that are no leaders, listed and looked at in parts.
+/// One of them, as it was when it was first seen.
+struct Stray {
+    group: Pid,
+    session: Pid,
+    entry: Option<Vec<u8>>,
+}
+
+/// A look at our children that are no leaders, in parts.
 pub struct Strays {
     list: List,
     /// Listed and not looked at yet.
     listed: Vec<Pid>,
     group: Pid,
     session: Pid,
-    seen: Vec<Rc<Stray>>,
     /// Only wait to be reaped.
     pub ended: Vec<Pid>,
-}
-
-/// One of them, as it was when it was first seen.
-struct Stray {
-    pid: Pid,
-    group: Pid,
-    session: Pid,
-    entry: Option<Vec<u8>>,
 }
 
 /// Where the list comes from.
@@ -68,11 +71,35 @@ enum List {
 }
 
 impl KnownStrays {
+    fn learn(&mut self, pid: Pid, stray: Stray) {
+        if let Some(entry) = &stray.entry {
+            self.by_entry.entry(entry.clone()).or_default().insert(pid);
+        }
+        self.by_group.entry(stray.group).or_default().insert(pid);
+        self.by_session.entry(stray.session).or_default().insert(pid);
+        self.strays.insert(pid, stray);
+    }
+
     /// It was reaped: its number may come again.
     pub fn forget(&mut self, pid: Pid) {
-        self.0.remove(&pid);
-        if self.0.is_empty() {
-            self.0.shrink_to_fit();
+        let Some(stray) = self.strays.remove(&pid) else { return };
+        if let Some(entry) = &stray.entry {
+            strike_out(&mut self.by_entry, entry, pid);
+        }
+        strike_out(&mut self.by_group, &stray.group, pid);
+        strike_out(&mut self.by_session, &stray.session, pid);
+        if self.strays.is_empty() {
+            // Tens of thousands may have left their places behind.
+            *self = Self::default();
+        }
+    }
+}
+
+fn strike_out<K: Hash + Eq>(index: &mut HashMap<K, BTreeSet<Pid>>, key: &K, pid: Pid) {
+    if let Some(pids) = index.get_mut(key) {
+        pids.remove(&pid);
+        if pids.is_empty() {
+            index.remove(key);
         }
     }
 }
@@ -87,7 +114,7 @@ impl Strays {
             List::Known(children) => children.of(me),
         };
         let (group, session) = procfs::stat(me).map_or((me, me), |stat| (stat.group, stat.session));
-        Self { list, listed, group, session, seen: Vec::new(), ended: Vec::new() }
+        Self { list, listed, group, session, ended: Vec::new() }
     }
 
     /// Does a part: one read of the list, or, once it is whole, a look at so many that were unknown. False: that was the last.
@@ -105,11 +132,7 @@ impl Strays {
                 break;
             }
             let Some(pid) = self.listed.pop() else { return false };
-            if is_leader(pid) {
-                continue;
-            }
-            if let Some(stray) = known.0.get(&pid) {
-                self.seen.push(Rc::clone(stray));
+            if is_leader(pid) || known.strays.contains_key(&pid) {
                 continue;
             }
             looked_at += 1;
@@ -118,16 +141,14 @@ impl Strays {
                 self.ended.push(pid);
             } else {
                 let entry = procfs::environment_entry(pid, NOTIFY_SOCKET);
-                let stray = Rc::new(Stray { pid, group: stat.group, session: stat.session, entry });
-                known.0.insert(pid, Rc::clone(&stray));
-                self.seen.push(stray);
+                known.learn(pid, Stray { group: stat.group, session: stat.session, entry });
             }
         }
         true
     }
 
     /// The living members of a worker's tree besides its leader.
-    pub fn members(&self, mark: Mark<'_>) -> Vec<Member> {
+    pub fn members(&self, mark: Mark<'_>, known: &KnownStrays) -> Vec<Member> {
         let asked = Children::Asked;
         let children = match &self.list {
             List::Asked(_) => &asked,
@@ -137,25 +158,24 @@ impl Strays {
         if !mark.leader_gone {
             children.descend(mark.leader, &mut found);
         }
+        let mut looked_at: BTreeSet<Pid> = found.keys().copied().collect();
         let mut groups = BTreeSet::from([mark.leader]);
         let mut sessions = BTreeSet::from([mark.leader]);
-        let mut strays: Vec<&Rc<Stray>> = self.seen.iter().collect();
+        let mut strays: BTreeSet<Pid> = known.by_entry.get(mark.entry).cloned().unwrap_or_default();
         loop {
             groups.extend(found.values().map(|stat| stat.group));
             sessions.extend(found.values().map(|stat| stat.session));
             // What all workers share tells nothing.
             groups.remove(&self.group);
             sessions.remove(&self.session);
-            let (ours, others): (Vec<_>, Vec<_>) = strays.into_iter().partition(|stray| {
-                let carries_it = stray.entry.as_deref() == Some(mark.entry);
-                carries_it || groups.contains(&stray.group) || sessions.contains(&stray.session)
-            });
-            strays = others;
-            if ours.is_empty() {
+            strays.extend(groups.iter().filter_map(|group| known.by_group.get(group)).flatten());
+            strays.extend(sessions.iter().filter_map(|session| known.by_session.get(session)).flatten());
+            strays.retain(|pid| looked_at.insert(*pid));
+            if strays.is_empty() {
                 break;
             }
             // As it is now: it may have ended since it was first seen.
-            for stat in ours.into_iter().filter_map(|stray| procfs::stat(stray.pid)) {
+            for stat in std::mem::take(&mut strays).into_iter().filter_map(procfs::stat) {
                 children.descend(stat.pid, &mut found);
                 found.insert(stat.pid, stat);
             }
