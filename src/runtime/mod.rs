@@ -60,8 +60,8 @@ const WAITING_REQUESTS: usize = 16;
 /// So many turns in a row, and the side port gets one.
 const TURNS_BEFORE_YIELD: u32 = 16;
 
-/// Turns of the side port and the control socket after the end.
-const LAST_TURNS: usize = 8;
+/// A request takes so many turns at most: accepted, read, answered, written.
+const TURNS_OF_A_REQUEST: usize = 8;
 
 /// What a turn reads of what workers say before everybody else gets theirs.
 const READS_PER_TURN: usize = 256;
@@ -194,16 +194,14 @@ impl Runtime {
             if let Some(code) = self.exit {
                 self.publish();
                 // Whoever asked for this end gets an answer: what is written to a local socket is written at once.
-                for _ in 0..LAST_TURNS {
-                    yield_now().await;
-                }
+                let_others_go_on().await;
                 return code;
             }
             self.publish();
             turns = turns.wrapping_add(1);
             if turns.is_multiple_of(TURNS_BEFORE_YIELD) {
                 // A loop that always finds something to do would never let the side port answer.
-                yield_now().await;
+                let_others_go_on().await;
             }
             match self.wait(more).await {
                 Wake::Signal(received) => self.received(received),
@@ -252,6 +250,13 @@ impl Runtime {
             self.published.send_replace(Arc::new(self.supervisor.snapshot()));
             memory::give_back();
         }
+    }
+}
+
+/// The side port and the control socket may answer whoever has asked by now. A single yield would be one step of many.
+async fn let_others_go_on() {
+    for _ in 0..TURNS_OF_A_REQUEST {
+        yield_now().await;
     }
 }
 
