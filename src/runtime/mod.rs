@@ -100,6 +100,7 @@ pub fn run(setup: Setup) -> Result<u8, StartError> {
     })
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Runtime {
     supervisor: Supervisor,
     clock: Clock,
@@ -116,6 +117,8 @@ struct Runtime {
     published: watch::Sender<Arc<Snapshot>>,
     /// Orphans come in flocks: until this instant SIGCHLD is held back, and then all that have ended are reaped together.
     next_flock: Option<Time>,
+    /// `/readyz` has answered 200 once: the start is over.
+    was_up: bool,
     /// Something happened since the last snapshot.
     stale: bool,
     /// What was not carried out of the last request, and why.
@@ -172,6 +175,7 @@ impl Runtime {
             asked,
             next_flock: None,
             published,
+            was_up: false,
             stale: true,
             refusal: None,
             sweeping: false,
@@ -186,7 +190,6 @@ impl Runtime {
         self.carry_out_all(effects);
         // What arrived since the first instruction is delivered now.
         init::unblock(&self.signals.handled);
-        memory::forget_start();
         let mut turns: u32 = 0;
         loop {
             let more = self.read_workers();
@@ -247,7 +250,11 @@ impl Runtime {
 
     fn publish(&mut self) {
         if std::mem::take(&mut self.stale) {
-            self.published.send_replace(Arc::new(self.supervisor.snapshot()));
+            let snapshot = self.supervisor.snapshot();
+            if snapshot.unready.is_none() && !std::mem::replace(&mut self.was_up, true) {
+                memory::forget_start();
+            }
+            self.published.send_replace(Arc::new(snapshot));
             memory::give_back();
         }
     }
