@@ -26,16 +26,8 @@ pub struct ListenError {
 /// Opens all addresses, in their order.
 pub fn open(addresses: &[Listen]) -> Result<Vec<OwnedFd>, ListenError> {
     let open =
-        |listen: &Listen| open_one(&listen.address).map_err(|source| ListenError { address: describe(&listen.address), source });
+        |listen: &Listen| open_one(&listen.address).map_err(|source| ListenError { address: listen.address.to_string(), source });
     addresses.iter().map(open).collect()
-}
-
-/// As `/workers` shows it.
-pub fn describe(address: &ListenAddress) -> String {
-    match address {
-        ListenAddress::Tcp(address) => address.to_string(),
-        ListenAddress::Unix(path) => format!("unix:{}", path.display()),
-    }
 }
 
 /// The address that a socket really has: port 0 was the kernel's to pick.
@@ -43,7 +35,7 @@ pub fn opened_address(listen: &Listen, opened: &OwnedFd) -> String {
     let bound = socket2::SockRef::from(opened).local_addr().ok().and_then(|address| address.as_socket());
     match (&listen.address, bound) {
         (ListenAddress::Tcp(_), Some(address)) => address.to_string(),
-        (address, _) => describe(address),
+        (address, _) => address.to_string(),
     }
 }
 

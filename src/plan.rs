@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::cluster::policy::{Policy, ReadyMode, Restart};
 use crate::cluster::sizing::{Inputs, Rule, Sizing};
 use crate::cluster::status::Facts;
-use crate::config::{self, Config, ListenAddress, Ready, WorkerMemory, Workers};
+use crate::config::{self, Config, Ready, WorkerMemory, Workers};
 use crate::sys::affinity;
 use crate::sys::cgroup::{self, Limits};
 
@@ -145,14 +145,7 @@ fn facts(config: &Config, machine: &Machine) -> Facts {
         share_mechanism: if listens { "listen-fds" } else { "none" },
         balance: listens.then_some("queue"),
         share_reason: (!listens).then(|| NO_SHARING.to_owned()),
-        listeners: config.listen.iter().map(|listen| address(&listen.address)).collect(),
+        listeners: config.listen.iter().map(|listen| listen.address.to_string()).collect(),
         not_in_force: config::not_in_force(config),
-    }
-}
-
-fn address(address: &ListenAddress) -> String {
-    match address {
-        ListenAddress::Tcp(address) => address.to_string(),
-        ListenAddress::Unix(path) => format!("unix:{}", path.display()),
     }
 }

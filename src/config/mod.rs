@@ -25,6 +25,7 @@ mod variables;
 mod words;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -171,6 +172,16 @@ pub enum ListenAddress {
     Tcp(SocketAddr),
     /// An absolute path, or `@name` in the abstract namespace; fits into `sun_path`.
     Unix(PathBuf),
+}
+
+/// As `LISTEN` takes it, and as `/workers` and `plan` show it.
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,8 @@
 //! A worker gets descriptors at 3 and up (`LISTEN_FDS`). Ours stay out of their way, so that handing over never has to move one.
 #![expect(unsafe_code, reason = "a duplicate that the kernel made is taken into ownership")]
 
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, fcntl};
 
@@ -12,11 +13,14 @@ pub const LOWEST: i32 = 100;
 /// The same open file at a number of [`LOWEST`] or more, close-on-exec. Where the limit on descriptors leaves no room there it
 /// comes back as it was: a low number is no reason to end.
 pub fn lift(descriptor: OwnedFd) -> OwnedFd {
-    match fcntl(&descriptor, FcntlArg::F_DUPFD_CLOEXEC(LOWEST)) {
-        // SAFETY: the kernel has just made this descriptor for us, and nobody else knows its number.
-        Ok(number) => unsafe { OwnedFd::from_raw_fd(number) },
-        Err(_) => descriptor,
-    }
+    move_up(&descriptor, LOWEST).unwrap_or(descriptor)
+}
+
+/// A close-on-exec copy of a descriptor, numbered `above` or higher.
+pub fn move_up(descriptor: &OwnedFd, above: RawFd) -> io::Result<OwnedFd> {
+    let number = fcntl(descriptor, FcntlArg::F_DUPFD_CLOEXEC(above))?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 #[cfg(test)]

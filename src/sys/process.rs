@@ -12,12 +12,13 @@
 use std::ffi::CStr;
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use crate::cluster::words::{Pid, Signal};
 use crate::config::User;
 
+use super::descriptor::move_up;
 use super::init::{Inherited, LAST_SIGNAL, bit, huge_pages, set_mask};
 
 /// The first descriptor that a listener gets (`man 3 sd_listen_fds`).
@@ -345,17 +346,6 @@ fn entry(name: &OsStr, value: &OsStr) -> io::Result<CString> {
 /// The lowest number that is free of listeners in a worker.
 fn first_free(listeners: usize) -> RawFd {
     RawFd::try_from(listeners).unwrap_or(RawFd::MAX - LISTEN_FDS_START) + LISTEN_FDS_START
-}
-
-/// A close-on-exec copy of a descriptor, numbered `above` or higher.
-pub fn move_up(descriptor: &OwnedFd, above: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: numbers only.
-    let copy = unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_DUPFD_CLOEXEC, above) };
-    if copy < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: fcntl just made it, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 /// Writes the value behind `LISTEN_PID=` without leading zeros, which some parsers would take for octal.
