@@ -1,20 +1,32 @@
 //! `LISTEN`: addresses that clusterinit opens itself and hands to every worker (`LISTEN_FDS`, `man 3 sd_listen_fds`).
 //!
-//! One socket per address, shared by all workers: one accept queue, from which whoever is free takes the next connection. It lives
-//! as long as clusterinit, so a connection that arrives between two workers waits in the queue and is not lost.
+//! A TCP address follows BALANCE, as one that the server opens by itself: each worker gets an accept queue of its own from
+//! [`Sockets`]. A unix socket is one queue for all, from which whoever is free takes the next connection. All live as long as
+//! clusterinit, so a connection that arrives between two workers waits and is not lost.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::linux::fs::MetadataExt;
 use std::path::Path;
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, Type};
 use thiserror::Error;
 
 use crate::config::{Listen, ListenAddress};
+use crate::share::address::Address;
+use crate::share::sockets::Sockets;
 
 /// More than `net.core.somaxconn` is cut by the kernel, so this asks for whatever the machine allows.
-const BACKLOG: i32 = 65_535;
+pub const BACKLOG: i32 = 65_535;
+
+/// What every worker gets as its next descriptor.
+#[derive(Debug)]
+pub enum Opened {
+    /// A lane of its own at this address.
+    Tcp(Address),
+    /// The same socket for all; with its address as people write it.
+    Unix(OwnedFd, String),
+}
 
 #[derive(Debug, Error)]
 #[error("CLUSTERINIT_LISTEN: cannot listen on {address}: {source}")]
@@ -24,39 +36,20 @@ pub struct ListenError {
 }
 
 /// Opens all addresses, in their order.
-pub fn open(addresses: &[Listen]) -> Result<Vec<OwnedFd>, ListenError> {
-    let open =
-        |listen: &Listen| open_one(&listen.address).map_err(|source| ListenError { address: listen.address.to_string(), source });
-    addresses.iter().map(open).collect()
-}
-
-/// The address that a socket really has: port 0 was the kernel's to pick.
-pub fn opened_address(listen: &Listen, opened: &OwnedFd) -> String {
-    let bound = socket2::SockRef::from(opened).local_addr().ok().and_then(|address| address.as_socket());
-    match (&listen.address, bound) {
-        (ListenAddress::Tcp(_), Some(address)) => address.to_string(),
-        (address, _) => address.to_string(),
-    }
-}
-
-fn open_one(address: &ListenAddress) -> io::Result<OwnedFd> {
-    let socket = match address {
-        ListenAddress::Tcp(address) => {
-            let socket = Socket::new(Domain::for_address(*address), Type::STREAM, Some(Protocol::TCP))?;
-            // A predecessor's connections in TIME_WAIT must not keep us from the address (`man 7 socket`).
-            socket.set_reuse_address(true)?;
-            if address.is_ipv6() {
-                socket.set_only_v6(false)?;
-            }
-            socket.bind(&SockAddr::from(*address))?;
-            socket
-        }
-        ListenAddress::Unix(path) => {
-            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-            bind_unix(&socket, path)?;
-            socket
-        }
+pub fn open(addresses: &[Listen], sockets: &mut Sockets) -> Result<Vec<Opened>, ListenError> {
+    let mut open = |listen: &Listen| {
+        let opened = match &listen.address {
+            ListenAddress::Tcp(address) => sockets.open(&Address::new(*address, false)).map(Opened::Tcp),
+            ListenAddress::Unix(path) => open_unix(path).map(|socket| Opened::Unix(socket, listen.address.to_string())),
+        };
+        opened.map_err(|source| ListenError { address: listen.address.to_string(), source })
     };
+    addresses.iter().map(&mut open).collect()
+}
+
+fn open_unix(path: &Path) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    bind_unix(&socket, path)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
@@ -92,6 +85,8 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::cluster::words::{Life, Slot};
+    use crate::config::Balance;
 
     fn tcp(address: &str) -> Listen {
         Listen { name: "unknown".to_owned(), address: ListenAddress::Tcp(address.parse().expect("an address")) }
@@ -101,10 +96,19 @@ mod tests {
         Listen { name: "unknown".to_owned(), address: ListenAddress::Unix(path) }
     }
 
+    fn opened(address: Listen) -> Result<Opened, ListenError> {
+        let opened = open(&[address], &mut Sockets::new(Balance::Spread))?;
+        Ok(opened.into_iter().next().expect("one for one"))
+    }
+
     #[test]
-    fn a_connection_waits_in_the_queue_of_an_opened_address() {
-        let opened = open(&[tcp("127.0.0.1:0")]).expect("opened");
-        let listener = TcpListener::from(opened.into_iter().next().expect("one"));
+    fn a_worker_s_lane_of_an_opened_address_takes_connections() {
+        let mut sockets = Sockets::new(Balance::Spread);
+        let all = open(&[tcp("127.0.0.1:0")], &mut sockets).expect("opened");
+        let [Opened::Tcp(address)] = all.as_slice() else { panic!("{all:?}") };
+        assert_ne!(address.port, 0, "the kernel has picked one");
+        let lane = sockets.listen(address, Life(1), Slot(0), BACKLOG).expect("listens");
+        let listener = TcpListener::from(lane.socket.try_clone_to_owned().expect("copied"));
         let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
         let (_, from) = listener.accept().expect("accepted");
         assert_eq!(from, client.local_addr().expect("an address"));
@@ -114,7 +118,7 @@ mod tests {
     fn a_taken_address_is_named() {
         let holder = TcpListener::bind("127.0.0.1:0").expect("bound");
         let taken: SocketAddr = holder.local_addr().expect("an address");
-        let error = open(&[tcp(&taken.to_string())]).expect_err("taken");
+        let error = opened(tcp(&taken.to_string())).expect_err("taken");
         assert!(error.to_string().contains(&taken.to_string()), "{error}");
     }
 
@@ -123,12 +127,12 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("app.sock");
         drop(UnixListener::bind(&path).expect("bound"));
-        let opened = open(&[unix(path.clone())]).expect("the leftover made room");
+        let held = opened(unix(path.clone())).expect("the leftover made room");
         UnixStream::connect(&path).expect("listened on");
-        open(&[unix(path.clone())]).expect_err("held by somebody alive");
-        drop(opened);
+        opened(unix(path.clone())).expect_err("held by somebody alive");
+        drop(held);
         std::fs::write(folder.path().join("file"), "precious").expect("written");
-        open(&[unix(folder.path().join("file"))]).expect_err("no socket");
+        opened(unix(folder.path().join("file"))).expect_err("no socket");
         assert!(folder.path().join("file").exists(), "what is no socket is never removed");
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Read-only and repeatable, so `clusterinit plan` shows exactly what a start with the same environment does.
 
+mod sharing;
 #[cfg(test)]
 mod tests;
 
@@ -12,11 +13,15 @@ use std::process;
 use std::time::Duration;
 
 use crate::cluster::policy::{Policy, ReadyMode, Restart};
-use crate::cluster::sizing::{Inputs, Rule, Sizing};
+use crate::cluster::sizing::{Caps, Inputs, Rule, Sizing};
 use crate::cluster::status::Facts;
-use crate::config::{self, Config, Ready, WorkerMemory, Workers};
+use crate::config::{self, Config, Ready, Share, WorkerMemory, Workers};
+use crate::share::probe::{self, Refusal, Works};
 use crate::sys::affinity;
 use crate::sys::cgroup::{self, Limits};
+use crate::sys::subgroups::Subgroups;
+
+pub use sharing::Sharing;
 
 /// What the plan depends on besides the configuration.
 #[derive(Clone, Debug)]
@@ -30,18 +35,48 @@ pub struct Machine {
     pub command: Vec<OsString>,
     /// `WATCHDOG_USEC` of the caller's environment, which only `main` reads.
     pub watchdog: Option<Duration>,
+    /// What it takes to answer workers' `bind` and `listen` here, or why that cannot be done.
+    pub sharing: Result<Works, Refusal>,
+    /// Where the command's file has privileges that `no_new_privs` would take from it: which.
+    pub privileged_file: Option<String>,
+    /// Whether each worker can have a cgroup of its own here, or why not.
+    pub subgroups: Result<(), String>,
 }
 
 impl Machine {
-    /// This very one, as this process sees it.
-    pub fn look(command: Vec<OsString>) -> Self {
+    /// This very one, as this process sees it. `share`: whether it is worth trying what sharing needs; `file`: the command's.
+    pub fn look(command: Vec<OsString>, share: Share, file: Option<&Path>) -> Self {
+        let sharing = match share {
+            Share::Off => Err(Refusal("it was not asked for".to_owned())),
+            Share::Auto | Share::On => probe::probe(),
+        };
+        let is_pid1 = process::id() == 1;
+        // Groups are the container's to divide: only its init may take them for its own.
+        let subgroups = if is_pid1 { Subgroups::probe(Path::new("/")) } else { Err("clusterinit is not PID 1 here".to_owned()) };
         Self {
+            sharing,
+            subgroups,
+            privileged_file: file.and_then(probe::privileged_file),
             limits: cgroup::read(Path::new("/")),
             affinity: affinity::cpus(),
             stdin_is_terminal: io::stdin().is_terminal(),
-            is_pid1: process::id() == 1,
+            is_pid1,
             command,
             watchdog: None,
+        }
+    }
+
+    fn needs_no_new_privs(&self) -> bool {
+        self.sharing.as_ref().is_ok_and(|works| works.needs_no_new_privs)
+    }
+
+    /// `memory.enforced_by` of `/workers`: what holds workers to this cap.
+    fn enforces(&self, cap: Option<u64>) -> &'static str {
+        match (cap, &self.subgroups) {
+            // `WORKER_MEMORY=off`, or a share of what has no limit.
+            (None, _) => "off",
+            (Some(_), Ok(())) => "cgroup",
+            (Some(_), Err(_)) => "sampling",
         }
     }
 
@@ -57,22 +92,29 @@ pub struct Plan {
     pub policy: Policy,
     pub facts: Facts,
     pub sizing: Sizing,
+    pub sharing: Sharing,
     /// What the start says about the choices that were made, one log line each.
     pub lines: Vec<String>,
 }
 
-const NO_SHARING: &str = "port sharing is not in this version";
-
 impl Plan {
     /// `seed` is that of the jitter.
     pub fn new(config: &Config, machine: &Machine, seed: u64) -> Self {
-        let sizing = Sizing::new(&inputs(config, machine));
-        let policy = policy(config, machine, &sizing, seed);
+        let sharing = Sharing::new(config, machine);
+        let inputs = inputs(config, machine, &sharing);
+        let sizing = Sizing::new(&inputs);
+        let enforced_by = machine.enforces(sizing.share.memory);
+        let kernel_caps = enforced_by == "cgroup";
+        let policy = Policy { inputs, kernel_caps, ..policy(config, machine, &sizing, &sharing, seed) };
         let mut lines = vec![format!("{}: {}", workers(sizing.workers), sizing.explanation)];
         if policy.restart != config.restart {
             lines.push("a worker that ends is not replaced because stdin is a terminal".to_owned());
         }
-        Self { policy, facts: facts(config, machine), sizing, lines }
+        lines.extend(sizing.warnings.iter().cloned());
+        lines.extend(sharing.lines(config, sizing.with_sharing));
+        let facts =
+            Facts { memory_enforced_by: enforced_by, worker_cap_bytes: sizing.share.memory, ..facts(config, machine, &sharing) };
+        Self { policy, facts, sizing, sharing, lines }
     }
 }
 
@@ -80,7 +122,7 @@ fn workers(count: u32) -> String {
     if count == 1 { "1 worker".to_owned() } else { format!("{count} workers") }
 }
 
-fn inputs(config: &Config, machine: &Machine) -> Inputs {
+fn inputs(config: &Config, machine: &Machine, sharing: &Sharing) -> Inputs {
     Inputs {
         workers: config.workers,
         per_cpu: config.workers_per_cpu,
@@ -94,12 +136,18 @@ fn inputs(config: &Config, machine: &Machine) -> Inputs {
             // A count that starts what cannot live is no better without caps.
             WorkerMemory::Auto | WorkerMemory::Off => config.worker_memory_min,
         },
+        caps: match config.worker_memory {
+            WorkerMemory::Cap(bytes) => Caps::Fixed(bytes),
+            WorkerMemory::Auto => Caps::Share,
+            WorkerMemory::Off => Caps::Off,
+        },
         program: machine.program(),
         stdin_is_terminal: machine.stdin_is_terminal,
+        one_port_each: sharing.allows_one_only(config),
     }
 }
 
-fn policy(config: &Config, machine: &Machine, sizing: &Sizing, seed: u64) -> Policy {
+fn policy(config: &Config, machine: &Machine, sizing: &Sizing, sharing: &Sharing, seed: u64) -> Policy {
     let auto = config.workers == Workers::Auto;
     Policy {
         workers: sizing.workers,
@@ -107,6 +155,9 @@ fn policy(config: &Config, machine: &Machine, sizing: &Sizing, seed: u64) -> Pol
         end_with_first: auto && config.restart == Restart::Auto,
         most_workers: sizing.automatic.max(sizing.workers).saturating_mul(4),
         memory_allows: sizing.memory_allows,
+        inputs: Inputs::default(),
+        memory_soft: config.memory_soft,
+        kernel_caps: false,
         // An explicit RESTART is what the user wants, at a terminal too.
         restart: match config.restart {
             Restart::Auto if sizing.rule == Rule::Terminal => Restart::Never,
@@ -116,9 +167,13 @@ fn policy(config: &Config, machine: &Machine, sizing: &Sizing, seed: u64) -> Pol
         ready: match config.ready {
             Ready::Auto => ReadyMode::Auto,
             Ready::Notify => ReadyMode::Notify,
-            // Listening cannot be seen yet; with LISTEN it is `running` for good.
-            Ready::Listen | Ready::Running => ReadyMode::Running,
+            Ready::Listen => ReadyMode::Listen,
+            Ready::Running => ReadyMode::Running,
         },
+        // With LISTEN the sockets listen before the worker runs.
+        sees_listening: sharing.seccomp && config.listen.is_empty(),
+        quiet: sharing.finds_quiet(config),
+        hang_timeout: config.hang_timeout,
         start_timeout: config.start_timeout,
         min_ready: config.min_ready,
         unhealthy_after: config.unhealthy_after,
@@ -132,8 +187,7 @@ fn policy(config: &Config, machine: &Machine, sizing: &Sizing, seed: u64) -> Pol
     }
 }
 
-fn facts(config: &Config, machine: &Machine) -> Facts {
-    let listens = !config.listen.is_empty();
+fn facts(config: &Config, machine: &Machine, sharing: &Sharing) -> Facts {
     let (cpu, memory) = (machine.limits.cpu.as_ref(), machine.limits.memory.as_ref());
     Facts {
         cpu_limit: cpu.map(|limit| limit.cpus),
@@ -142,10 +196,10 @@ fn facts(config: &Config, machine: &Machine) -> Facts {
         memory_source: memory.map(|limit| limit.source.display().to_string()),
         memory_enforced_by: "off",
         worker_cap_bytes: None,
-        share_mechanism: if listens { "listen-fds" } else { "none" },
-        balance: listens.then_some("queue"),
-        share_reason: (!listens).then(|| NO_SHARING.to_owned()),
-        listeners: config.listen.iter().map(|listen| listen.address.to_string()).collect(),
-        not_in_force: config::not_in_force(config),
+        share_mechanism: sharing.mechanism(config),
+        balance: sharing.balance(config),
+        share_disconnects: sharing.disconnects(config),
+        share_reason: sharing.reason(config),
+        not_in_force: config::not_in_force(config, sharing.seccomp),
     }
 }

@@ -1,8 +1,9 @@
 //! From the command line to the loop: everything that can be a mistake of the user's is found here, before the first worker.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal};
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::{info, warn};
@@ -11,22 +12,24 @@ use crate::cli;
 use crate::cli::args::Command;
 use crate::cli::healthcheck::Question;
 use crate::cluster::words::Signal;
-use crate::config::{Config, Workers};
+use crate::config::{Config, Share, Workers};
+use crate::hints::Hints;
 use crate::plan::{Machine, Plan};
 use crate::runtime::clock::Clock;
 use crate::runtime::{self, Setup};
+use crate::share::broker::{Broker, Rules};
+use crate::share::filter;
+use crate::share::sockets::Sockets;
 use crate::sys::init::{self, Inherited};
 use crate::sys::instance::Instance;
 use crate::sys::process::{self, Launch, Terms};
-use crate::sys::terminal;
+use crate::sys::seccomp::Filter;
+use crate::sys::subgroups::Subgroups;
+use crate::sys::{procfs, terminal};
 use crate::{exit, http, listen, telemetry};
 
 /// The caller's environment, read once.
 pub type Environment = Vec<(OsString, OsString)>;
-
-/// What we set for each worker, so that no stale value of the caller's stands beside it.
-const SET_PER_WORKER: [&str; 5] =
-    ["CLUSTERINIT_WORKER_ID", "CLUSTERINIT_WORKER_COUNT", "CLUSTERINIT_GENERATION", "NODE_APP_INSTANCE", "NOTIFY_SOCKET"];
 
 /// The names of socket activation (`man 3 sd_listen_fds`).
 const LISTEN_NAMES: [&str; 3] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
@@ -50,7 +53,10 @@ pub fn run(command: Command, environment: &Environment) -> u8 {
 
 fn look(command: Command, config: &Config, environment: &Environment) -> u8 {
     match command {
-        Command::Plan(words) => print(&cli::plan::print(config, &machine(words, environment))),
+        Command::Plan(words) => {
+            let hints = hints(&words, config, environment);
+            print(&cli::plan::print(config, &machine(words, config, environment), &hints))
+        }
         Command::Status { json, watch, addr } => {
             cli::status::run(cli::status::Options { json, watch }, addr.as_deref(), config.health_addr)
         }
@@ -77,9 +83,25 @@ fn configured(environment: &Environment) -> Result<Config, u8> {
     })
 }
 
-fn machine(words: Vec<OsString>, environment: &Environment) -> Machine {
+fn machine(words: Vec<OsString>, config: &Config, environment: &Environment) -> Machine {
+    let file = words.first().and_then(|program| command_file(program, environment));
     let watchdog = value(environment, "WATCHDOG_USEC").and_then(|micros| micros.parse().ok()).map(Duration::from_micros);
-    Machine { watchdog, ..Machine::look(words) }
+    Machine { watchdog, ..Machine::look(words, config.share, file.as_deref()) }
+}
+
+/// What workers are told of their share.
+fn hints(words: &[OsString], config: &Config, environment: &Environment) -> Hints {
+    if config.runtime_hints { Hints::new(words, environment) } else { Hints::default() }
+}
+
+/// The file that the command's first word means, as a shell would find it.
+fn command_file(program: &OsStr, environment: &Environment) -> Option<PathBuf> {
+    let program = Path::new(program);
+    if program.components().count() != 1 || program.is_absolute() || program.starts_with(".") {
+        return Some(program.to_owned());
+    }
+    let (_, path) = environment.iter().find(|(name, _)| name == "PATH")?;
+    std::env::split_paths(path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
 fn value<'a>(environment: &'a Environment, name: &str) -> Option<&'a str> {
@@ -98,7 +120,7 @@ fn cluster(words: Vec<OsString>, environment: &Environment) -> u8 {
         Err(code) => return code,
     };
     telemetry::start(&config.log, config.log_format);
-    let machine = machine(words, environment);
+    let machine = machine(words, &config, environment);
     let plan = Plan::new(&config, &machine, seed());
     let setup = match prepare(&config, &machine, plan, environment, inherited, started) {
         Ok(setup) => setup,
@@ -134,7 +156,7 @@ struct Refusal {
 fn prepare(
     config: &Config,
     machine: &Machine,
-    plan: Plan,
+    mut plan: Plan,
     environment: &Environment,
     inherited: Inherited,
     started: Clock,
@@ -145,29 +167,37 @@ fn prepare(
     }
     let descriptors = process::raise_descriptor_limit();
     let side_port = open_side_port(config)?;
-    let listeners = listen::open(&config.listen).map_err(|error| Refusal { code: exit::USAGE, line: error.to_string() })?;
-    let mut facts = plan.facts;
-    if !listeners.is_empty() {
-        facts.listeners =
-            config.listen.iter().zip(&listeners).map(|(listen, opened)| listen::opened_address(listen, opened)).collect();
+    may_signal(config)?;
+    let mut sockets = Sockets::new(config.balance);
+    let usage = |line| Refusal { code: exit::USAGE, line };
+    let handed_out = listen::open(&config.listen, &mut sockets).map_err(|error| usage(error.to_string()))?;
+    if let (Share::On, Some(reason)) = (config.share, &plan.sharing.reason) {
+        return Err(usage(format!("CLUSTERINIT_SHARE=on, but ports cannot be shared here: {reason}")));
     }
     let terms = Terms {
         descriptors,
         user: config.user,
-        listeners,
+        listeners: handed_out.len(),
         hands_on_listeners: hands_on_listeners(config, environment),
         takes_terminal: machine.stdin_is_terminal && plan.policy.workers == 1 && terminal::is_ours(),
         dies_with_us: !machine.is_pid1,
+        filter: plan.sharing.seccomp.then(|| Filter { program: filter::program(), no_new_privs: plan.sharing.no_new_privs }),
     };
+    let groups = own_groups(&mut plan);
+    let hints = hints(&machine.command, config, environment);
     let mut launch = Launch::new(&machine.command, &workers_environment(config, environment), inherited, terms)
         .map_err(|error| Refusal { code: exit::USAGE, line: format!("the command: {error}") })?;
-    say_hello(config, &plan.lines, &facts.not_in_force, side_port.as_ref());
+    say_hello(config, &plan.lines, &plan.facts.not_in_force, side_port.as_ref());
     // After the last look at relative paths.
     launch.leave_directory();
     Ok(Setup {
         policy: plan.policy,
-        facts,
+        facts: plan.facts,
         launch,
+        hints,
+        groups,
+        broker: Broker::new(sockets, Rules { ports: config.share_ports.clone(), per_worker: config.port_per_worker.clone() }),
+        handed_out,
         actions: config.signals.clone(),
         left_alone: leave_job_control_alone(),
         side_port,
@@ -175,6 +205,37 @@ fn prepare(
         termination_log: config.termination_log.clone(),
         started,
     })
+}
+
+/// A cgroup for each worker, where that was planned; sampling where it does not work after all.
+fn own_groups(plan: &mut Plan) -> Option<Subgroups> {
+    if !plan.policy.kernel_caps {
+        return None;
+    }
+    match Subgroups::set_up(Path::new("/")) {
+        Ok(groups) => Some(groups),
+        Err(why) => {
+            plan.policy.kernel_caps = false;
+            plan.facts.memory_enforced_by = "sampling";
+            plan.lines.push(format!("workers get no cgroups of their own, their memory is sampled: {why}"));
+            None
+        }
+    }
+}
+
+/// Root without `CAP_KILL` cannot end workers of another user: a stop would hang.
+fn may_signal(config: &Config) -> Result<(), Refusal> {
+    let Some(user) = config.user else { return Ok(()) };
+    let own = nix::unistd::geteuid();
+    if own.as_raw() == user.uid || !own.is_root() || procfs::has_capability(procfs::KILL) {
+        return Ok(());
+    }
+    let line = format!(
+        "CLUSTERINIT_USER: clusterinit runs as root without CAP_KILL, so it could not stop workers of uid {}; give the container \
+         CAP_KILL, or run all of it as that user",
+        user.uid
+    );
+    Err(Refusal { code: exit::USAGE, line })
 }
 
 fn open_side_port(config: &Config) -> Result<Option<TcpListener>, Refusal> {
@@ -196,9 +257,8 @@ fn workers_environment(config: &Config, environment: &Environment) -> Environmen
     let handed_on = hands_on_listeners(config, environment);
     let mut seen: Environment = environment.clone();
     seen.retain(|(name, _)| {
-        let is = |names: &[&str]| names.iter().any(|known| name == known);
-        let replaced = is(&SET_PER_WORKER) || (own_listeners && is(&LISTEN_NAMES)) || (handed_on && name == "LISTEN_PID");
-        !replaced
+        let is_listener = LISTEN_NAMES.iter().any(|known| name == known);
+        !(own_listeners && is_listener || handed_on && name == "LISTEN_PID")
     });
     if own_listeners {
         let names: Vec<&str> = config.listen.iter().map(|listen| listen.name.as_str()).collect();

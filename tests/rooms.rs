@@ -12,16 +12,18 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("cluster", &[]),
     // What the core decides on is config's to make; a plan is made of both and of this machine.
     ("config", &["cluster::policy", "cluster::sizing", "cluster::words"]),
-    ("plan", &["cluster::policy", "cluster::sizing", "cluster::status", "cluster::words", "config", "sys"]),
+    ("plan", &["cluster::policy", "cluster::sizing", "cluster::status", "cluster::words", "config", "share::probe", "sys"]),
     // Kernel facilities know the words, never the decisions.
     ("sys", &["cluster::words", "config::User", "runtime::clock"]),
     ("notify", &["cluster::event", "cluster::words", "sys"]),
-    ("listen", &["cluster::words", "config", "sys"]),
+    ("listen", &["cluster::words", "config", "share", "sys"]),
+    ("share", &["cluster::words", "config", "sys"]),
     ("control", &["cluster::event", "cluster::words", "sys"]),
     // The side port reads what is published and measures; it never asks the supervisor.
     ("http", &["cluster::status", "cluster::words", "runtime::clock", "sys"]),
     ("telemetry", &["config"]),
     ("exit", &["cluster::words"]),
+    ("hints", &["cluster::sizing", "cluster::units"]),
     // Subcommands look at the outside, except for `plan`.
     (
         "cli",
@@ -34,9 +36,11 @@ const ROOMS: &[(&str, &[&str])] = &[
             "config",
             "control",
             "exit",
+            "hints",
             "http",
             "plan",
             "runtime::clock",
+            "share::probe",
             "sys",
             "telemetry",
         ],

@@ -6,22 +6,24 @@
 use std::fmt::Write;
 
 use crate::cluster::policy::{DrainDelay, Restart};
-use crate::cluster::units::{decimal, size};
-use crate::config::{Config, Ready, SignalAction, VARIABLES, Workers, show_duration};
+use crate::cluster::units::{about, decimal, size};
+use crate::config::{Config, Ready, SignalAction, VARIABLES, WorkerMemory, Workers, show_duration};
+use crate::hints::Hints;
 use crate::plan::{Machine, Plan};
 
 /// The whole answer, ending in a newline.
-pub fn print(config: &Config, machine: &Machine) -> String {
+pub fn print(config: &Config, machine: &Machine, hints: &Hints) -> String {
     let plan = Plan::new(config, machine, 0);
     let mut page = Page::default();
     command(&mut page, machine);
     cpu(&mut page, &plan, machine);
     workers(&mut page, &plan);
-    memory(&mut page, &plan);
-    sharing(&mut page, &plan);
+    memory(&mut page, config, &plan, machine);
+    told(&mut page, config, &plan, hints);
+    sharing(&mut page, config, &plan);
     settings(&mut page, config, &plan);
     notes(&mut page, "not in force", &plan.facts.not_in_force);
-    notes(&mut page, "warnings", &config.warnings);
+    notes(&mut page, "warnings", &[&config.warnings[..], &plan.sizing.warnings[..]].concat());
     page.0
 }
 
@@ -98,25 +100,94 @@ fn workers(page: &mut Page, plan: &Plan) {
     page.row("scaling", &format!("1 to {}", plan.policy.most_workers));
 }
 
-fn memory(page: &mut Page, plan: &Plan) {
+fn memory(page: &mut Page, config: &Config, plan: &Plan, machine: &Machine) {
     let (sizing, facts) = (&plan.sizing, &plan.facts);
     page.section("memory");
     page.row("limit", &found(facts.memory_limit_bytes.map(size), facts.memory_source.as_ref()));
     if let Some(reserve) = sizing.reserve_bytes {
-        page.row("reserve", &size(reserve));
+        let formula = if config.memory_reserve.is_none() {
+            ": 32Mi + 4Mi for each worker above 2, at most a quarter of the limit"
+        } else {
+            ", as MEMORY_RESERVE says"
+        };
+        page.row("reserve", &format!("{}{formula}", size(reserve)));
     }
     if let Some(allowed) = sizing.memory_allows {
-        page.row("room for", &counted(&allowed.to_string(), "worker"));
+        let each = size(plan.policy.inputs.memory_per_worker);
+        page.row("room for", &format!("{} of {each}", counted(&allowed.to_string(), "worker")));
     }
-    page.row("cap of a worker", &facts.worker_cap_bytes.map_or_else(|| "none".to_owned(), size));
-    let enforcement = match facts.memory_enforced_by {
-        "off" => "off: caps are not enforced in this version",
-        by => by,
-    };
-    page.row("enforced by", enforcement);
+    let (label, cap) = cap(config, plan);
+    page.row(label, &cap);
+    page.row("enforced by", &enforcement(config, plan, machine));
+    page.row("replaced", &replacement(config, plan));
 }
 
-fn sharing(page: &mut Page, plan: &Plan) {
+/// What a worker's tree may use, and where the number comes from.
+fn cap(config: &Config, plan: &Plan) -> (&'static str, String) {
+    let (sizing, inputs) = (&plan.sizing, &plan.policy.inputs);
+    let fair = || {
+        let (limit, reserve) = (inputs.memory_limit?, sizing.reserve_bytes?);
+        let share = inputs.fair_share(sizing.workers)?;
+        let exactly = if about(share) == size(share) { String::new() } else { format!(", {share} bytes") };
+        Some(format!("({} - {} reserve) / {} = {}{exactly}", size(limit), size(reserve), sizing.workers, about(share)))
+    };
+    match config.worker_memory {
+        WorkerMemory::Cap(bytes) => ("cap of a worker", format!("{}, as WORKER_MEMORY says", size(bytes))),
+        WorkerMemory::Auto => ("share of a worker", fair().unwrap_or_else(|| "none: there is no limit to share".to_owned())),
+        WorkerMemory::Off => ("cap of a worker", "none: WORKER_MEMORY=off".to_owned()),
+    }
+}
+
+fn enforcement(config: &Config, plan: &Plan, machine: &Machine) -> String {
+    let when = match config.worker_memory {
+        WorkerMemory::Cap(_) => "at any time",
+        WorkerMemory::Auto | WorkerMemory::Off => "while the container is short of memory",
+    };
+    match (plan.facts.memory_enforced_by, &machine.subgroups) {
+        ("sampling", Err(why)) => format!("sampling, {when} (no cgroup for each worker: {why})"),
+        ("off", _) => "off: there is no cap".to_owned(),
+        (by, _) => format!("{by}, {when}"),
+    }
+}
+
+/// When a worker is replaced before it would have to be killed.
+fn replacement(config: &Config, plan: &Plan) -> String {
+    let Some(soft) = config.memory_soft.filter(|_| plan.facts.memory_enforced_by != "off") else {
+        return "never for its memory".to_owned();
+    };
+    match config.worker_memory {
+        WorkerMemory::Cap(cap) => {
+            #[expect(
+                clippy::cast_precision_loss,
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "for people"
+            )]
+            let bytes = (cap as f64 * soft) as u64;
+            format!("at {} % of the cap: {}, {bytes} bytes", decimal(soft * 100.0), about(bytes))
+        }
+        _ => "above its share, before the container is so short that it is killed".to_owned(),
+    }
+}
+
+/// Each variable that a worker gets beside what the caller has set.
+fn told(page: &mut Page, config: &Config, plan: &Plan, hints: &Hints) {
+    let (sizing, share) = (&plan.sizing, plan.sizing.share);
+    page.section("runtime hints");
+    let cpus = counted(&share.cpus.to_string(), "CPU");
+    let memory = share.memory.map_or_else(String::new, |bytes| format!(" and {} of memory", about(bytes)));
+    let why = match sizing.workers {
+        _ if !config.runtime_hints => "none: RUNTIME_HINTS=off".to_owned(),
+        1 => "none: one worker has all".to_owned(),
+        workers => format!("for {cpus}{memory}: each of {workers} workers"),
+    };
+    page.row("share", &why);
+    for hint in hints.shown(share, sizing.workers) {
+        page.row("", &hint);
+    }
+}
+
+fn sharing(page: &mut Page, config: &Config, plan: &Plan) {
     let facts = &plan.facts;
     page.section("port sharing");
     let mechanism = match &facts.share_reason {
@@ -127,8 +198,12 @@ fn sharing(page: &mut Page, plan: &Plan) {
     if let Some(balance) = facts.balance {
         page.row("balance", balance);
     }
-    for (at, address) in facts.listeners.iter().enumerate() {
-        page.row(if at == 0 { "listeners" } else { "" }, address);
+    if plan.sharing.seccomp {
+        let rights = if plan.sharing.no_new_privs { "needed: setuid programs have no effect in workers" } else { "not needed" };
+        page.row("no_new_privs", rights);
+    }
+    for (at, listen) in config.listen.iter().enumerate() {
+        page.row(if at == 0 { "listeners" } else { "" }, &listen.address.to_string());
     }
 }
 
@@ -171,7 +246,7 @@ fn effective(name: &str, config: &Config, plan: &Plan) -> Option<String> {
         }),
         "GRACE" if config.grace.is_none() => Some(show_duration(plan.policy.grace)),
         "RESTART" if plan.policy.restart == Restart::Never => Some("never".to_owned()),
-        "READY" if config.ready == Ready::Listen => Some("running".to_owned()),
+        "READY" if config.ready == Ready::Listen && !plan.policy.sees_listening => Some("running".to_owned()),
         "SHARE" => Some(plan.facts.share_mechanism.to_owned()),
         "BALANCE" => plan.facts.balance.map(str::to_owned),
         "NODE_IPC" => Some("off".to_owned()),
@@ -211,9 +286,11 @@ fn notes(page: &mut Page, title: &str, lines: &[String]) {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
     use std::path::PathBuf;
 
     use super::*;
+    use crate::share::probe::Works;
     use crate::sys::cgroup::{CpuLimit, Limits, MemoryLimit};
 
     fn machine() -> Machine {
@@ -227,12 +304,22 @@ mod tests {
             is_pid1: true,
             command: vec!["./server".into(), "--port".into(), "8080".into()],
             watchdog: None,
+            sharing: Ok(Works { needs_no_new_privs: false }),
+            privileged_file: None,
+            subgroups: Err("cgroups are read-only here".to_owned()),
         }
     }
 
     fn printed(given: &[(&str, &str)], machine: &Machine) -> String {
-        let environment = given.iter().map(|(name, value)| (name.into(), value.into()));
-        print(&Config::from_env(environment).expect("a good environment"), machine)
+        let environment: Vec<(OsString, OsString)> = given.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        let hints = Hints::new(&machine.command, &environment);
+        print(&Config::from_env(environment).expect("a good environment"), machine, &hints)
+    }
+
+    fn has_lines(page: &str, lines: &[&str]) {
+        for line in lines {
+            assert!(page.lines().any(|found| found == *line), "{line}\n{page}");
+        }
     }
 
     #[test]
@@ -257,13 +344,27 @@ workers
 
 memory
   limit             512Mi, from /sys/fs/cgroup/memory.max
-  reserve           32Mi
-  room for          3 workers
-  cap of a worker   none
-  enforced by       off: caps are not enforced in this version
+  reserve           32Mi: 32Mi + 4Mi for each worker above 2, at most a quarter of the limit
+  room for          3 workers of 128Mi
+  share of a worker (512Mi - 32Mi reserve) / 2 = 240Mi
+  enforced by       sampling, while the container is short of memory (no cgroup for each worker: cgroups are read-only here)
+  replaced          above its share, before the container is so short that it is killed
+
+runtime hints
+  share             for 1 CPU and 240Mi of memory: each of 2 workers
+                    NODE_OPTIONS=--max-old-space-size=180
+                    GOMEMLIMIT=188743680
+                    JAVA_TOOL_OPTIONS=-XX:MaxRAM=251658240
+                    DOTNET_GCHeapHardLimit=B400000
+                    GOMAXPROCS=1
+                    OMP_NUM_THREADS=1
+                    RAYON_NUM_THREADS=1
+                    TOKIO_WORKER_THREADS=1
 
 port sharing
-  mechanism         none: port sharing is not in this version
+  mechanism         seccomp
+  balance           spread
+  no_new_privs      not needed
 
 settings (CLUSTERINIT_...)
   WORKERS           default  2 (auto)
@@ -305,7 +406,7 @@ settings (CLUSTERINIT_...)
             "  WORKERS           default  6, from WEB_CONCURRENCY (auto)",
             "  DRAIN_DELAY       default  5s where something listens (auto)",
             "  GRACE             default  20s (auto)",
-            "  BALANCE           default  queue (spread)",
+            "  BALANCE           default  spread",
             "  mechanism         listen-fds",
             "  listeners         [::]:8080",
             "                    unix:/run/app.sock",
@@ -329,6 +430,52 @@ settings (CLUSTERINIT_...)
         ] {
             assert!(page.lines().any(|found| found == line), "{line}\n{page}");
         }
+    }
+
+    #[test]
+    fn every_number_about_memory_is_explained() {
+        let page = printed(&[("CLUSTERINIT_WORKERS", "3"), ("CLUSTERINIT_MEMORY_RESERVE", "40Mi")], &machine());
+        let lines = [
+            "  reserve           40Mi, as MEMORY_RESERVE says",
+            "  share of a worker (512Mi - 40Mi reserve) / 3 = about 157Mi, 164975957 bytes",
+            "                    NODE_OPTIONS=--max-old-space-size=117",
+        ];
+        has_lines(&page, &lines);
+        let given = [("CLUSTERINIT_WORKERS", "4"), ("CLUSTERINIT_WORKER_MEMORY", "200Mi"), ("GOMAXPROCS", "5")];
+        let page = printed(&given, &Machine { subgroups: Ok(()), ..machine() });
+        let lines = [
+            "  room for          2 workers of 200Mi",
+            "  cap of a worker   200Mi, as WORKER_MEMORY says",
+            "  enforced by       cgroup, at any time",
+            "  replaced          at 90 % of the cap: 180Mi, 188743680 bytes",
+            "warnings",
+        ];
+        has_lines(&page, &lines);
+        assert!(
+            page.contains("\n  CLUSTERINIT_WORKERS=4 x CLUSTERINIT_WORKER_MEMORY=200Mi + 40Mi reserve is more than"),
+            "{page}"
+        );
+        assert!(!page.contains("GOMAXPROCS"), "{page}");
+    }
+
+    #[test]
+    fn what_is_off_is_said_to_be_off() {
+        let off = [("CLUSTERINIT_WORKER_MEMORY", "off"), ("CLUSTERINIT_WORKERS", "1")];
+        let lines = [
+            "  cap of a worker   none: WORKER_MEMORY=off",
+            "  enforced by       off: there is no cap",
+            "  replaced          never for its memory",
+            "  share             none: one worker has all",
+        ];
+        has_lines(&printed(&off, &machine()), &lines);
+        let unlimited = Machine { limits: Limits::default(), ..machine() };
+        let page = printed(&[("CLUSTERINIT_WORKERS", "2")], &unlimited);
+        has_lines(
+            &page,
+            &["  share of a worker none: there is no limit to share", "  share             for 2 CPUs: each of 2 workers"],
+        );
+        assert!(page.contains("GOMAXPROCS=2") && !page.contains("GOMEMLIMIT"), "{page}");
+        has_lines(&printed(&[("CLUSTERINIT_MEMORY_SOFT", "off")], &machine()), &["  replaced          never for its memory"]);
     }
 
     #[test]

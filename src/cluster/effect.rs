@@ -3,19 +3,33 @@
 use std::time::Duration;
 
 use super::event::Left;
+use super::sizing::Share;
 use super::status::Reason;
-use super::words::{ExitStatus, Life, Pid, Slot};
+use super::words::{ExitStatus, Life, Pid, Slot, Time};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
     /// Fork and execute the command; answered by `Forked` or `ForkRefused` before any other event.
-    Spawn { life: Life, slot: Slot, generation: u32, workers: u32 },
+    Spawn { life: Life, slot: Slot, generation: u32, workers: u32, share: Share },
+    /// New connections may reach this worker: it is ready (again).
+    Join { life: Life },
+    /// New connections reach others. `hung`: its successor takes its accept queue, with what waits there.
+    Disconnect { life: Life, hung: bool },
+    /// Look for an instant at which none of its requests is in flight; answered by `Quiet`, at once where it has no connection. Until
+    /// `until`, when the core stops it anyway; `from` is when the search began.
+    SeekQuiet { life: Life, from: Time, until: Time },
+    /// No worker accepts any more: late clients are refused at once.
+    Refuse,
     /// The stop signal to the leader, then CONT (a stopped process would keep TERM pending for ever).
     StopLeader { life: Life },
     /// The stop signal, then CONT, to what is left of the tree of a leader that has gone.
     StopRest { life: Life },
     /// SIGKILL to the whole tree.
     KillTree { life: Life },
+    /// Find out exactly what this worker's tree uses; answered by `Used`, later.
+    Confirm { life: Life },
+    /// All workers together may have so much memory, where the kernel can be told; `None`: as much as the container.
+    Bound { bytes: Option<u64> },
     /// Count what is left besides us; answered by `NamespaceSeen`.
     LookAround,
     /// TERM and CONT to what is left of our own; TERM and HUP to what entered from outside.
@@ -53,6 +67,12 @@ pub enum Note {
         pid: Pid,
         after: Duration,
     },
+    /// It has neither listened nor notified within `START_TIMEOUT`, and its program is not known to do so.
+    CountsAsReady {
+        slot: Slot,
+        pid: Pid,
+        after: Duration,
+    },
     /// A worker says `STATUS=`.
     Says {
         slot: Slot,
@@ -65,20 +85,33 @@ pub enum Note {
     Hung {
         slot: Slot,
         pid: Pid,
+        hang: Hang,
     },
     Recovered {
         slot: Slot,
         pid: Pid,
+    },
+    /// Connections wait in a queue of this slot that nobody has: a worker is started for them.
+    QueueFilled {
+        slot: Slot,
     },
     NotReadyInTime {
         slot: Slot,
         pid: Pid,
         waited: Duration,
     },
+    /// New connections reach others, while it waits for its stop signal.
+    Disconnected {
+        slot: Slot,
+        pid: Pid,
+        reason: Reason,
+    },
+    /// `search`: where the stop signal waited for a quiet instant.
     Stopping {
         slot: Slot,
         pid: Pid,
         reason: Reason,
+        search: Option<Search>,
     },
     /// The grace is over, or it was asked for at once.
     Killing {
@@ -133,6 +166,64 @@ pub enum Note {
         from: u32,
         to: u32,
     },
+    /// The limits of the container have changed, and with them what is wanted.
+    Resized {
+        from: u32,
+        to: u32,
+        cap: Option<u64>,
+        why: String,
+    },
+    /// The limits pay for less; that counts when it has held for so long.
+    LessLater {
+        to: u32,
+        cap: Option<u64>,
+        wait: Duration,
+    },
+    /// It uses as much as `MEMORY_SOFT` of its cap and is replaced.
+    MemorySoft {
+        slot: Slot,
+        pid: Pid,
+        bytes: u64,
+        cap: u64,
+    },
+    /// It has reached its cap.
+    MemoryCap {
+        slot: Slot,
+        pid: Pid,
+        bytes: u64,
+        cap: u64,
+    },
+    /// The container is short of memory and this worker is the one farthest above its share.
+    MemoryShort {
+        slot: Slot,
+        pid: Pid,
+        bytes: u64,
+        share: u64,
+        used: u64,
+        limit: u64,
+        killed: bool,
+    },
+    /// The container is short of memory, and no worker is above its share.
+    NobodyAboveShare {
+        used: u64,
+        limit: u64,
+    },
+    /// It reached `MEMORY_SOFT` soon after its predecessor did: it needs more rather than leaks, and stays until its cap.
+    NeedsMore {
+        slot: Slot,
+        pid: Pid,
+        bytes: u64,
+        cap: u64,
+    },
+    /// The kernel's OOM killer ended it.
+    OutOfMemory {
+        slot: Slot,
+        pid: Pid,
+    },
+    /// There is no memory for a successor beside its predecessor.
+    PredecessorFirst {
+        slot: Slot,
+    },
     /// A request that is not carried out, and why.
     Refused {
         reason: String,
@@ -160,6 +251,23 @@ pub enum Note {
         left: Left,
         workers: u32,
     },
+}
+
+/// By what a worker that lives and does not work gave itself away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hang {
+    /// It missed its watchdog, or said so itself.
+    Watchdog,
+    /// It left connections waiting in its accept queue for `HANG_TIMEOUT`.
+    Queue,
+}
+
+/// The search for an instant at which no request of a worker is in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Search {
+    pub took: Duration,
+    /// One was found; else half the grace was over.
+    pub quiet: bool,
 }
 
 /// Why the cluster ends although nobody asked for it.

@@ -22,7 +22,12 @@ pub(super) const KILL_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Supervisor {
     pub(super) fn leader_ended(&mut self, now: Time, life: Life, status: ExitStatus, rest: u32) {
-        let Some(worker) = self.roster.get(life).filter(|worker| worker.ended.is_none()).cloned() else { return };
+        let Some(mut worker) = self.roster.get(life).filter(|worker| worker.ended.is_none()).cloned() else { return };
+        // Its end is not its own; what it leaves behind is treated as if it were.
+        let unasked = worker.purpose.is_none();
+        if worker.meter.out_of_memory && matches!(status, ExitStatus::Signal { signal: Signal::KILL, .. }) {
+            worker.purpose = Some(Reason::Memory);
+        }
         let by_itself = if status == ExitStatus::Code(0) { Reason::Exit } else { Reason::Crash };
         let reason = worker.purpose.unwrap_or(by_itself);
         let verdict = restart::verdict(&self.policy, self.ending(now, &worker, status));
@@ -30,7 +35,11 @@ impl Supervisor {
             self.note(Note::Ended { slot: worker.slot, pid: worker.pid_for_log(), status, reason, rest });
         }
         self.count_status(&worker, status);
-        self.roster.update(life, |worker| worker.ended = Some(Ended { status, at: now, verdict }));
+        let purpose = worker.purpose;
+        self.roster.update(life, |worker| {
+            worker.purpose = purpose;
+            worker.ended = Some(Ended { status, at: now, verdict });
+        });
         // Of the slot's worker or its predecessor; a successor that fails never was the slot's.
         if self.slots.worker(worker.slot).is_none_or(|worker| life <= worker)
             && let Some(state) = self.slots.get_mut(worker.slot)
@@ -40,10 +49,13 @@ impl Supervisor {
         let text = worker.exec_failure.clone().unwrap_or_else(|| status.to_string());
         self.successor_failed(now, life, &format!("the new worker of slot {} ended before it was ready: {text}", worker.slot));
         let is_killed = matches!(worker.phase, Phase::Killed { .. });
-        let is_replaced = worker.purpose.is_none() && verdict != Verdict::Done && self.course.starts_workers();
+        let is_replaced = unasked && verdict != Verdict::Done && self.course.starts_workers();
         if rest == 0 {
             self.tree_ended(now, life);
-        } else if is_replaced && !is_killed {
+            return;
+        }
+        self.disconnect(life, false);
+        if is_replaced && !is_killed {
             // What a crashed leader leaves behind may hold its port: it must be gone before the successor starts.
             self.kill(now, life);
         } else {
@@ -57,8 +69,8 @@ impl Supervisor {
             forked: worker.forked,
             at: now,
             ready_since: worker.ready_since,
-            program_notifies: self.learned.notifies,
-            failed_by_us: matches!(worker.purpose, Some(Reason::StartTimeout | Reason::Hung)),
+            program_shown: self.learned.shown.is_some(),
+            failed_by_us: matches!(worker.purpose, Some(Reason::StartTimeout | Reason::Hung | Reason::Memory)),
         }
     }
 
@@ -66,12 +78,12 @@ impl Supervisor {
         let fallback = self.course.kill_at().unwrap_or(now + self.policy.grace);
         let signal = self.roster.update(life, |worker| match worker.phase {
             Phase::Killed { .. } => false,
-            Phase::Stopping { kill_at, .. } => {
-                worker.phase = Phase::Stopping { kill_at, signalled: true };
+            Phase::Stopping { kill_at, .. } | Phase::Retiring { kill_at, .. } => {
+                worker.begin_stopping(now, kill_at, true);
                 true
             }
-            Phase::Forking | Phase::Starting { .. } | Phase::Ready | Phase::Hung => {
-                worker.phase = Phase::Stopping { kill_at: fallback, signalled: true };
+            Phase::Forking | Phase::Starting { .. } | Phase::Ready | Phase::Hung { .. } => {
+                worker.begin_stopping(now, fallback, true);
                 true
             }
         });
@@ -82,36 +94,9 @@ impl Supervisor {
         }
     }
 
-    /// The stop signal to a worker that runs; to one that is already stopping only an earlier deadline.
-    pub(super) fn stop_worker(&mut self, life: Life, reason: Reason, deadline: Time) {
-        let Some(signal) = self.roster.update(life, |worker| match worker.phase {
-            Phase::Killed { .. } => false,
-            Phase::Stopping { kill_at, signalled } => {
-                worker.phase = Phase::Stopping { kill_at: kill_at.min(deadline), signalled: true };
-                worker.purpose = worker.purpose.or(Some(reason));
-                !signalled
-            }
-            Phase::Forking | Phase::Starting { .. } | Phase::Ready | Phase::Hung => {
-                worker.phase = Phase::Stopping { kill_at: deadline, signalled: true };
-                worker.purpose = Some(reason);
-                true
-            }
-        }) else {
-            return;
-        };
-        let Some(worker) = self.roster.get(life) else { return };
-        if signal && worker.ended.is_none() {
-            let (slot, pid) = (worker.slot, worker.pid_for_log());
-            let failed_to_start = worker.exec_failure.is_some();
-            self.effects.push(Effect::StopLeader { life });
-            if !failed_to_start {
-                self.note(Note::Stopping { slot, pid, reason });
-            }
-        }
-    }
-
     /// SIGKILL to the whole tree.
     pub(super) fn kill(&mut self, now: Time, life: Life) {
+        self.disconnect(life, false);
         let by_default = if self.course.starts_workers() { Reason::Crash } else { Reason::Stop };
         let Some((slot, pid, reason)) = self.roster.update(life, |worker| {
             worker.phase = Phase::Killed { retry_at: now + KILL_RETRY, tries: 1 };
@@ -161,14 +146,15 @@ impl Supervisor {
 
     /// This worker is nobody's any more.
     fn lose(&mut self, now: Time, worker: &Worker, ended: Ended) {
-        self.left(worker.life);
+        let is_refilled = self.left(worker.life);
         if self.slots.worker(worker.slot) != Some(worker.life) {
             return;
         }
         let verdict = match worker.purpose {
+            _ if is_refilled => Verdict::ReplaceNow,
             // We ended it and nobody took its place: it is still wanted, or its slot goes.
             Some(Reason::Reload | Reason::Lifetime | Reason::Scale | Reason::Stop) => Verdict::ReplaceNow,
-            Some(Reason::Hung | Reason::StartTimeout | Reason::Exit | Reason::Crash) | None => ended.verdict,
+            Some(Reason::Memory | Reason::Hung | Reason::StartTimeout | Reason::Exit | Reason::Crash) | None => ended.verdict,
         };
         self.vacate(now, worker, Ended { verdict, ..ended });
     }
@@ -184,7 +170,7 @@ impl Supervisor {
             self.close_empty(now, slot);
             return;
         }
-        let by_itself = matches!(worker.purpose, None | Some(Reason::Hung | Reason::StartTimeout));
+        let by_itself = matches!(worker.purpose, None | Some(Reason::Memory | Reason::Hung | Reason::StartTimeout));
         if by_itself && self.ends_with_first(now, slot, ended.status) {
             return;
         }
@@ -217,6 +203,7 @@ impl Supervisor {
         let Some(state) = self.slots.get_mut(slot) else { return };
         state.failures = state.failures.saturating_add(1);
         let failures = state.failures;
+        state.hurried &= failures > 1;
         let delay = restart::delay(self.policy.backoff, failures, jitter);
         // Counted from the leader's end, not from the end of what it left behind.
         let until = (ended.at + delay).max(now);

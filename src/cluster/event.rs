@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::words::{ExitStatus, Life, Pid, Slot};
+use super::sizing::Limits;
+use super::words::{ExitStatus, Life, Pid, Slot, Time};
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// The fork for this life succeeded. Comes before any other event after its `Spawn` effect.
     Forked { life: Life, pid: Pid },
@@ -20,12 +21,46 @@ pub enum Event {
     TreeEnded { life: Life },
     /// The worker said something on its `NOTIFY_SOCKET`.
     Notified { life: Life, notice: Notice },
+    /// It has a listening TCP socket: it is ready, where that is what makes it ready.
+    Listened { life: Life },
+    /// Answer to `SeekQuiet`, at once or later: at this instant (the tree is frozen) no request of this worker is in flight.
+    Quiet { life: Life },
+    /// Since when the worker has left connections waiting in its accept queue without accepting one; `None`: it accepts (again).
+    Waiting { life: Life, since: Option<Time> },
+    /// A connection waits in an accept queue of this slot that no worker has. Told again now and then, as long as it is so.
+    QueueFilled { slot: Slot },
+    /// What [`next_look`](super::Supervisor::next_look) asked for, or what [`Confirm`](super::effect::Effect::Confirm) did.
+    Used(Used),
+    /// The kernel's OOM killer ended this worker, or some of its tree. Comes before `LeaderEnded`.
+    OutOfMemory { life: Life },
+    /// The limits of the container were read again.
+    LimitsRead(Limits),
     /// Somebody asks for something: a signal, or the control socket.
     Asked(Request),
     /// Answer to `SweepNamespace`, and again after later deaths: what is left besides us.
     NamespaceSeen { left: Left },
     /// A deadline of [`next_deadline`](super::Supervisor::next_deadline) has come, or may have: early and spurious ones are harmless.
     DeadlineReached,
+}
+
+/// What memory is used at one instant. What was not asked for, and what cannot be had, is not there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    pub workers: Vec<WorkerUses>,
+    /// Bytes in use in the whole container that page cache cannot give back: `memory.current` - `inactive_file` - `active_file`.
+    pub container: Option<u64>,
+}
+
+/// What one worker's whole tree uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerUses {
+    pub life: Life,
+    /// Resident bytes, shared pages once: what counts against its cap.
+    pub bytes: u64,
+    /// The part of it that comes back when it ends: anonymous, not page cache, not tmpfs.
+    pub returns: u64,
+    /// False: an estimate that may be too high, and is confirmed before anybody is killed for it.
+    pub exact: bool,
 }
 
 /// Why a program could not be executed, by what to do about it.

@@ -7,10 +7,14 @@
 pub mod effect;
 mod ending;
 pub mod event;
+mod hang;
+mod memory;
 pub mod policy;
 mod publish;
 mod readiness;
+mod resize;
 mod restart;
+mod retire;
 mod rollout;
 mod roster;
 mod scale;
@@ -27,4 +31,5 @@ pub mod units;
 pub mod words;
 mod worker;
 
+pub use memory::Look;
 pub use supervisor::Supervisor;

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use super::sizing::Inputs;
 use super::words::Signal;
 
 /// Every field is in force as it stands here: nothing is `auto` any more but what only events can tell.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent settings")]
 pub struct Policy {
     /// Workers to start with, at least 1.
     pub workers: u32,
@@ -17,9 +19,21 @@ pub struct Policy {
     pub most_workers: u32,
     /// How many workers memory allows; `None` where there is no limit.
     pub memory_allows: Option<u32>,
+    /// What count and shares are worked out from, again whenever the limits change.
+    pub inputs: Inputs,
+    /// `MEMORY_SOFT`: the share of its cap at which a worker is replaced gracefully.
+    pub memory_soft: Option<f64>,
+    /// The kernel holds each worker to its cap: it is measured only for `memory_soft`.
+    pub kernel_caps: bool,
     pub restart: Restart,
     pub backoff: Backoff,
     pub ready: ReadyMode,
+    /// Ports are shared by seccomp: a worker's `listen` is seen.
+    pub sees_listening: bool,
+    /// The stop signal waits for an instant at which no request of the worker is in flight (`STOP_WHEN=quiet`), up to half the grace.
+    pub quiet: bool,
+    /// `HANG_TIMEOUT`: a worker that has left connections waiting this long is replaced.
+    pub hang_timeout: Option<Duration>,
     pub start_timeout: Duration,
     pub min_ready: u32,
     pub unhealthy_after: Duration,
@@ -56,8 +70,11 @@ pub struct Backoff {
 /// What makes a worker ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadyMode {
-    /// One second of running, or `READY=1`; once one worker has said that, it is asked of all later ones.
+    /// The program shows what it is: as soon as one worker has listened, or has said `READY=1`, that is asked of all later ones.
+    /// Where listening cannot be seen: one second of running, or `READY=1`.
     Auto,
+    /// A listening TCP socket. Where listening cannot be seen: `Running`.
+    Listen,
     /// `READY=1` on `NOTIFY_SOCKET`.
     Notify,
     /// One second of running.
@@ -80,9 +97,15 @@ impl Default for Policy {
             end_with_first: false,
             most_workers: 4,
             memory_allows: None,
+            inputs: Inputs::default(),
+            memory_soft: Some(0.9),
+            kernel_caps: false,
             restart: Restart::Auto,
             backoff: Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(30) },
             ready: ReadyMode::Auto,
+            sees_listening: false,
+            quiet: false,
+            hang_timeout: None,
             start_timeout: Duration::from_secs(60),
             min_ready: 1,
             unhealthy_after: Duration::from_secs(120),

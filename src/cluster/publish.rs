@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::shutdown::Course;
 use super::slots::{Occupancy, SlotState};
-use super::status::{Row, RowState, Snapshot, State};
+use super::status::{Row, RowState, Shared, Snapshot, State};
 use super::supervisor::Supervisor;
 use super::words::{Slot, Time};
 use super::worker::Worker;
@@ -21,6 +21,7 @@ impl Supervisor {
             unhealthy_from: self.unhealthy_from(),
             orphans_reaped: self.orphans_reaped,
             reload: self.rollout.reload.clone(),
+            shared: Arc::new(Shared::default()),
             rows: self.rows(),
         }
     }
@@ -35,9 +36,15 @@ impl Supervisor {
     }
 
     fn unready(&self) -> Option<String> {
-        let (ready, wanted, enough) = (self.roster.ready(), self.wanted, self.enough());
+        let (ready, wanted, enough) = (self.roster.surely_ready(), self.wanted, self.enough());
+        let presumed = self.roster.ready() - ready;
         if !self.course.is_running() {
             Some("a stop is under way".to_owned())
+        } else if presumed > 0 && (!self.learned.was_up || ready < enough) {
+            Some(format!(
+                "{ready} of {wanted} workers are ready; {presumed} have neither listened nor notified within \
+                 CLUSTERINIT_START_TIMEOUT: set CLUSTERINIT_READY=running if they are not meant to"
+            ))
         } else if !self.learned.was_up {
             Some(format!("starting: {ready} of {wanted} workers are ready"))
         } else if ready < enough {
@@ -48,10 +55,11 @@ impl Supervisor {
     }
 
     fn unhealthy_from(&self) -> Option<Time> {
-        if !self.course.is_running() || self.roster.ready() > 0 {
+        if !self.course.is_running() {
             return None;
         }
         let since = match self.learned.none_ready_since {
+            _ if self.roster.ready() > 0 => self.all_wait_since()?,
             Some(since) => since,
             None => self.learned.first_start? + self.policy.start_timeout,
         };
@@ -76,6 +84,7 @@ impl Supervisor {
             generation: worker.generation,
             started: Some(worker.forked),
             restarts: history.map_or(0, |state| state.restarts),
+            memory_cap_bytes: worker.cap,
             next_start: None,
             last_exit: history.and_then(|state| state.last_exit),
         }
@@ -97,6 +106,7 @@ impl Supervisor {
             generation: self.generation,
             started: None,
             restarts: history.restarts,
+            memory_cap_bytes: self.policy.inputs.share(self.wanted).memory,
             next_start,
             last_exit: history.last_exit,
         })

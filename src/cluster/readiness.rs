@@ -1,25 +1,27 @@
-//! When a worker counts as ready, and when it no longer does: starting, `sd_notify`, watchdog, age, and slot 0 first.
+//! When a worker counts as ready: starting, listening, `sd_notify`, age, and slot 0 first.
 
 use std::time::Duration;
 
-use super::effect::Note;
+use super::effect::{Effect, Hang, Note};
 use super::event::Notice;
 use super::policy::ReadyMode;
-use super::restart::PROVEN;
 use super::rollout::Cause;
 use super::slots::Occupancy;
 use super::status::Reason;
-use super::supervisor::Supervisor;
+use super::supervisor::{Shown, Supervisor};
 use super::words::{Life, Slot, Time};
-use super::worker::{Phase, Watchdog};
+use super::worker::{Asked, Phase, Watchdog};
 
 impl Supervisor {
-    /// Whether a worker that is started now is ready only by `READY=1`.
-    pub(super) fn must_notify(&self) -> bool {
-        match self.policy.ready {
-            ReadyMode::Notify => true,
-            ReadyMode::Running => false,
-            ReadyMode::Auto => self.learned.notifies,
+    /// What will make a worker ready that is forked now.
+    pub(super) fn asked_of_the_next(&self) -> Asked {
+        let sees_listening = self.policy.sees_listening;
+        match (self.policy.ready, self.learned.shown) {
+            (ReadyMode::Notify, _) | (ReadyMode::Auto, Some(Shown::Notifies)) => Asked::Notifying,
+            (ReadyMode::Listen, _) | (ReadyMode::Auto, Some(Shown::Listens)) if sees_listening => Asked::Listening,
+            (ReadyMode::Auto, None) if sees_listening => Asked::Anything,
+            (ReadyMode::Auto, _) => Asked::Running { or_notify: true },
+            (ReadyMode::Listen | ReadyMode::Running, _) => Asked::Running { or_notify: false },
         }
     }
 
@@ -31,21 +33,27 @@ impl Supervisor {
     pub(super) fn start_due(&mut self, now: Time, life: Life) {
         let Some(worker) = self.roster.get(life) else { return };
         let (slot, pid, waited) = (worker.slot, worker.pid_for_log(), now.since(worker.forked));
-        let Phase::Starting { ready_at, .. } = worker.phase else { return };
-        if ready_at.is_some_and(|at| at <= now) {
-            self.became_ready(now, life);
-            return;
+        let Phase::Starting { asked, .. } = worker.phase else { return };
+        match asked {
+            Asked::Running { .. } => self.became_ready(now, life, false),
+            // A consumer or a job, or a server that is slow to show itself: it is left alone.
+            Asked::Anything => self.became_ready(now, life, true),
+            Asked::Listening | Asked::Notifying => {
+                self.note(Note::NotReadyInTime { slot, pid, waited });
+                self.roster.update(life, |worker| worker.purpose = Some(Reason::StartTimeout));
+                self.successor_failed(now, life, &format!("the new worker of slot {slot} was not ready after {waited:?}"));
+                self.kill(now, life);
+            }
         }
-        self.note(Note::NotReadyInTime { slot, pid, waited });
-        self.roster.update(life, |worker| worker.purpose = Some(Reason::StartTimeout));
-        self.successor_failed(now, life, &format!("the new worker of slot {slot} was not ready after {waited:?}"));
-        self.kill(now, life);
     }
 
-    pub(super) fn became_ready(&mut self, now: Time, life: Life) {
+    /// `presumed`: it has shown nothing, and `START_TIMEOUT` has passed.
+    fn became_ready(&mut self, now: Time, life: Life, presumed: bool) {
         let Some((slot, pid, after)) = self.roster.update(life, |worker| {
             worker.phase = Phase::Ready;
+            worker.presumed = presumed;
             worker.ready_since.get_or_insert(now);
+            worker.joined = Some(now);
             if let Some(watchdog) = &mut worker.watchdog {
                 watchdog.due = watchdog.due.map(|_| now + watchdog.interval);
             }
@@ -53,9 +61,14 @@ impl Supervisor {
         }) else {
             return;
         };
-        self.learned.slowest_start = self.learned.slowest_start.max(after);
         self.learned.first_ready.get_or_insert(now);
-        self.note(Note::Ready { slot, pid, after });
+        self.effects.push(Effect::Join { life });
+        if presumed {
+            self.note(Note::CountsAsReady { slot, pid, after });
+        } else {
+            self.learned.slowest_start = self.learned.slowest_start.max(after);
+            self.note(Note::Ready { slot, pid, after });
+        }
         self.successor_ready(now, life);
         if slot == Slot(0) && !self.learned.others_follow {
             self.let_others_follow(now, true);
@@ -65,29 +78,50 @@ impl Supervisor {
     /// A worker that is ready was hung or is too old.
     pub(super) fn life_due(&mut self, now: Time, life: Life) {
         let Some(worker) = self.roster.get(life) else { return };
-        let slot = worker.slot;
+        let (slot, hang) = (worker.slot, worker.due_hang(now));
         if worker.old_at.is_some_and(|at| at <= now) {
             self.roster.update(life, |worker| worker.old_at = None);
             self.rollout.push(slot, Cause::Lifetime, life);
-        } else {
-            self.hung(now, life);
+        } else if let Some((_, cause)) = worker.again.filter(|(at, _)| *at <= now) {
+            self.roster.update(life, |worker| worker.again = None);
+            self.rollout.push(slot, cause, life);
+        } else if let Some(hang) = hang {
+            self.hung(now, life, hang);
         }
     }
 
-    /// A worker that had proved itself is replaced, its successor first. One that hangs in its first second is a failing start, with
-    /// its backoff: else a program that always does so would be started again and again without a pause.
-    fn hung(&mut self, now: Time, life: Life) {
-        let Some((slot, pid, ready_since)) = self.roster.update(life, |worker| {
-            worker.phase = Phase::Hung;
-            (worker.slot, worker.pid_for_log(), worker.ready_since)
-        }) else {
+    /// It has a listening socket. Where something else makes it ready, that only tells what kind of program it is.
+    pub(super) fn listened(&mut self, now: Time, life: Life) {
+        let Some(first) =
+            self.roster.update(life, |worker| worker.ended.is_none() && !std::mem::replace(&mut worker.has_listened, true))
+        else {
             return;
         };
-        self.note(Note::Hung { slot, pid });
-        if ready_since.is_some_and(|since| now.since(since) >= PROVEN) {
-            self.rollout.push(slot, Cause::Hung, life);
-        } else {
-            self.stop_worker(life, Reason::Hung, now + self.policy.grace);
+        if first {
+            self.learned.shown.get_or_insert(Shown::Listens);
+            self.shows_itself(now, life, |asked| matches!(asked, Asked::Anything | Asked::Listening));
+        }
+    }
+
+    /// It has listened, or said `READY=1`; `suffices`: whether that was what is asked of it.
+    fn shows_itself(&mut self, now: Time, life: Life, suffices: fn(Asked) -> bool) {
+        let Some(worker) = self.roster.get(life) else { return };
+        let (slot, pid, after) = (worker.slot, worker.pid_for_log(), now.since(worker.forked));
+        match worker.phase {
+            Phase::Starting { asked, .. } if suffices(asked) => self.became_ready(now, life, false),
+            // Late, but sure now, and it tells how long a start takes.
+            Phase::Ready | Phase::Hung { .. } if worker.presumed => {
+                self.roster.update(life, |worker| worker.presumed = false);
+                self.learned.slowest_start = self.learned.slowest_start.max(after);
+                self.note(Note::Ready { slot, pid, after });
+            }
+            Phase::Forking
+            | Phase::Starting { .. }
+            | Phase::Ready
+            | Phase::Hung { .. }
+            | Phase::Retiring { .. }
+            | Phase::Stopping { .. }
+            | Phase::Killed { .. } => {}
         }
     }
 
@@ -97,14 +131,17 @@ impl Supervisor {
         match notice {
             Notice::Ready => {
                 self.learn_start(now, life);
-                if matches!(phase, Phase::Starting { .. }) && self.policy.ready != ReadyMode::Running {
-                    self.became_ready(now, life);
-                }
+                self.shows_itself(now, life, |asked| match asked {
+                    Asked::Running { or_notify } => or_notify,
+                    Asked::Anything | Asked::Notifying => true,
+                    Asked::Listening => false,
+                });
             }
             Notice::Stopping => {
-                if matches!(phase, Phase::Starting { .. } | Phase::Ready | Phase::Hung) {
+                self.disconnect(life, false);
+                if matches!(phase, Phase::Starting { .. } | Phase::Ready | Phase::Hung { .. }) {
                     let kill_at = now + self.policy.grace;
-                    self.roster.update(life, |worker| worker.phase = Phase::Stopping { kill_at, signalled: false });
+                    self.roster.update(life, |worker| worker.begin_stopping(now, kill_at, false));
                     self.note(Note::AnnouncedStop { slot, pid });
                 }
             }
@@ -116,7 +153,7 @@ impl Supervisor {
             Notice::Alive => self.alive(now, life),
             Notice::Trigger => {
                 if phase == Phase::Ready {
-                    self.hung(now, life);
+                    self.hung(now, life, Hang::Watchdog);
                 }
             }
             Notice::WatchdogInterval(interval) => {
@@ -129,31 +166,12 @@ impl Supervisor {
     /// The program notifies, and its first `READY=1` tells how long a start takes: also that of a worker which counted as ready
     /// before. (A later one ends a reload of its own.)
     fn learn_start(&mut self, now: Time, life: Life) {
-        self.learned.notifies = true;
+        self.learned.shown.get_or_insert(Shown::Notifies);
         let took = self.roster.update(life, |worker| {
             let first = !std::mem::replace(&mut worker.has_notified, true);
             first.then(|| now.since(worker.forked))
         });
         self.learned.slowest_start = self.learned.slowest_start.max(took.flatten().unwrap_or_default());
-    }
-
-    fn alive(&mut self, now: Time, life: Life) {
-        let default = self.policy.watchdog;
-        let Some((slot, pid, recovered)) = self.roster.update(life, |worker| {
-            let interval = worker.watchdog.map(|watchdog| watchdog.interval).or(default);
-            worker.watchdog = interval.map(|interval| Watchdog { interval, due: Some(now + interval) });
-            let recovered = worker.phase == Phase::Hung;
-            if recovered {
-                worker.phase = Phase::Ready;
-            }
-            (worker.slot, worker.pid_for_log(), recovered)
-        }) else {
-            return;
-        };
-        if recovered {
-            self.rollout.cancel(slot, Cause::Hung);
-            self.note(Note::Recovered { slot, pid });
-        }
     }
 
     // === the cluster as a whole ===
@@ -196,12 +214,12 @@ impl Supervisor {
 
     /// Keeps book of readiness as the probes ask for it; called at the end of every step.
     pub(super) fn note_readiness(&mut self, now: Time) {
-        let ready = self.roster.ready();
-        if ready > 0 {
+        if self.roster.ready() > 0 {
             self.learned.none_ready_since = None;
         } else if self.learned.first_ready.is_some() {
             self.learned.none_ready_since.get_or_insert(now);
         }
+        let ready = self.roster.surely_ready();
         self.learned.was_up |= ready >= self.wanted || (self.learned.first_timeout_over && ready >= self.enough());
     }
 }

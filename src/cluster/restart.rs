@@ -34,16 +34,22 @@ pub(super) struct Ending {
     pub(super) forked: Time,
     pub(super) at: Time,
     pub(super) ready_since: Option<Time>,
-    /// Some worker of this program has said `READY=1` at some time.
-    pub(super) program_notifies: bool,
+    /// Some worker of this program has listened or said `READY=1` at some time.
+    pub(super) program_shown: bool,
     /// We had to end it: hung, or not ready in time.
     pub(super) failed_by_us: bool,
 }
 
 pub(super) fn verdict(policy: &Policy, end: Ending) -> Verdict {
     let clean = end.status == ExitStatus::Code(0) && !end.failed_by_us;
-    let explicit_mode = matches!(policy.ready, ReadyMode::Running | ReadyMode::Notify);
-    let was_job = clean && end.ready_since.is_none() && !end.program_notifies && !explicit_mode;
+    // A program that serves would have listened or notified; where listening cannot be seen, it would have run for a while.
+    let shown = end.program_shown || (!policy.sees_listening && end.ready_since.is_some());
+    let was_job = clean && policy.ready == ReadyMode::Auto && !shown;
+    let explicit_mode = match policy.ready {
+        ReadyMode::Running | ReadyMode::Notify => true,
+        ReadyMode::Listen => !policy.sees_listening,
+        ReadyMode::Auto => false,
+    };
     match policy.restart {
         Restart::Never => return Verdict::Done,
         Restart::OnFailure if clean => return Verdict::Done,

@@ -1,9 +1,13 @@
-//! Replacements of workers that still serve: one at a time, the successor first.
+//! Replacements of workers that still serve: one at a time, the successor first where there is memory for both.
 //!
 //! ```text
-//! queued -> Starting: the successor -> ready: it takes the slot -> Leaving: the predecessor -> its tree gone: next
-//!                 |
-//!                 +-> it ended or was not ready in time: the predecessor stays -> Leaving: the successor -> its tree gone: next
+//! queued -> Starting: the successor -> ready: it joins and -> Leaving: the predecessor is  -> its tree gone: next
+//!   |             |                    takes the slot         disconnected and stopped
+//!   |             |
+//!   |             +-> it ended or was not ready in time: the predecessor stays -> Leaving: the successor -> its tree gone: next
+//!   |
+//!   +- no room -> Emptying: the predecessor is -> its tree gone: Refilling, its slot -> ready, or ended: next (it goes on by
+//!                 disconnected and stopped        starts the successor                  the restart rule)
 //! ```
 
 use std::collections::VecDeque;
@@ -13,6 +17,7 @@ use super::slots::Occupancy;
 use super::status::{Reason, Reload, ReloadState};
 use super::supervisor::Supervisor;
 use super::words::{Life, Slot, Time};
+use super::worker::Worker;
 
 #[derive(Clone, Debug)]
 pub(super) struct Rollout {
@@ -30,6 +35,12 @@ pub(super) enum Cause {
     Restart,
     Lifetime,
     Hung,
+    /// Connections wait in an accept queue of its slot that nobody has: the successor takes it.
+    Queue,
+    /// It uses too much memory.
+    Memory,
+    /// Its cap is not what a worker gets now.
+    Resize,
 }
 
 /// What is to be replaced: the worker of this slot, if it is no younger than `youngest` when its turn has come.
@@ -54,6 +65,20 @@ enum Stage {
     Starting { successor: Life, predecessor: Option<Life> },
     /// It is decided who stays; the other one is on its way out.
     Leaving(Life),
+    /// There is no room for both: the predecessor goes first.
+    Emptying { predecessor: Life },
+    /// It has gone. Its slot starts the successor, as it starts any worker.
+    Refilling { successor: Option<Life> },
+}
+
+/// A successor that is neither ready nor lost yet.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    slot: Slot,
+    cause: Cause,
+    predecessor: Option<Life>,
+    /// The slot is its own already.
+    has_slot: bool,
 }
 
 impl Default for Rollout {
@@ -66,7 +91,8 @@ impl Default for Rollout {
 impl Cause {
     fn reason(self) -> Reason {
         match self {
-            Self::Reload | Self::Restart => Reason::Reload,
+            Self::Reload | Self::Restart | Self::Queue | Self::Resize => Reason::Reload,
+            Self::Memory => Reason::Memory,
             Self::Lifetime => Reason::Lifetime,
             Self::Hung => Reason::Hung,
         }
@@ -93,7 +119,36 @@ impl Rollout {
         let current = self.current.take_if(|current| current.slot == slot)?;
         match current.stage {
             Stage::Starting { successor, .. } => Some(successor),
-            Stage::Leaving(_) => None,
+            // The slot's own worker goes with it.
+            Stage::Leaving(_) | Stage::Emptying { .. } | Stage::Refilling { .. } => None,
+        }
+    }
+
+    /// The worker of this slot is being replaced, or the connections in its slot have been promised a successor.
+    pub(super) fn is_about(&self, slot: Slot) -> bool {
+        self.current.is_some_and(|current| current.slot == slot)
+            || self.queue.iter().any(|queued| queued.slot == slot && queued.cause == Cause::Queue)
+    }
+
+    /// Somebody is to be replaced for its memory, or is being replaced for it.
+    pub(super) fn is_for_memory(&self) -> bool {
+        self.is_queued(Cause::Memory)
+    }
+
+    /// The worker before this one is on its way out for its memory, successor first.
+    pub(super) fn leaves_for_memory(&self, slot: Slot) -> bool {
+        self.current.is_some_and(|current| {
+            current.slot == slot && current.cause == Cause::Memory && matches!(current.stage, Stage::Leaving(_))
+        })
+    }
+
+    /// A slot that was emptied has its next worker.
+    pub(super) fn refilled(&mut self, slot: Slot, life: Life) {
+        if let Some(Replacement { slot: refilled, stage: Stage::Refilling { successor: successor @ None }, .. }) =
+            &mut self.current
+            && *refilled == slot
+        {
+            *successor = Some(life);
         }
     }
 
@@ -120,6 +175,7 @@ impl Supervisor {
 
     fn begin_reload(&mut self, now: Time) {
         self.generation = self.generation.saturating_add(1);
+        self.forget_need();
         self.rollout.reload = Reload { state: ReloadState::Running, reason: None, at: Some(now) };
         let youngest = self.youngest();
         for slot in self.slots.ids() {
@@ -156,9 +212,16 @@ impl Supervisor {
             let Some(Queued { slot, cause, youngest }) = self.rollout.queue.pop_front() else { return };
             let worker = self.slots.worker(slot).and_then(|life| self.roster.get(life));
             let replaced = worker.filter(|worker| worker.life <= youngest && worker.is_serving_or_starting());
+            let replaced = replaced.filter(|worker| cause != Cause::Resize || self.has_another_cap(worker));
             let Some(predecessor) = replaced.map(|worker| worker.life) else { continue };
-            let stage = Stage::Starting { successor: self.spawn(now, slot), predecessor: Some(predecessor) };
-            self.rollout.current = Some(Replacement { slot, cause, stage });
+            if self.has_room_for_one_more() {
+                let stage = Stage::Starting { successor: self.spawn(now, slot), predecessor: Some(predecessor) };
+                self.rollout.current = Some(Replacement { slot, cause, stage });
+            } else {
+                self.note(Note::PredecessorFirst { slot });
+                self.rollout.current = Some(Replacement { slot, cause, stage: Stage::Emptying { predecessor } });
+                self.stop_worker(now, predecessor, cause.reason(), now + self.policy.grace);
+            }
         }
     }
 
@@ -174,23 +237,27 @@ impl Supervisor {
     }
 
     pub(super) fn successor_ready(&mut self, now: Time, life: Life) {
-        let Some((Replacement { slot, cause, .. }, predecessor)) = self.pending(life) else { return };
+        let Some(Pending { slot, cause, predecessor, has_slot }) = self.pending(life) else { return };
+        if has_slot {
+            self.rollout.current = None;
+            return;
+        }
         self.slots.occupy(slot, Occupancy::Worker(life));
-        if cause == Cause::Hung
+        if matches!(cause, Cause::Hung | Cause::Memory)
             && let Some(state) = self.slots.get_mut(slot)
         {
             state.restarts = state.restarts.saturating_add(1);
         }
         self.rollout.current = predecessor.map(|life| Replacement { slot, cause, stage: Stage::Leaving(life) });
         if let Some(predecessor) = predecessor {
-            self.stop_worker(predecessor, cause.reason(), now + self.policy.grace);
+            self.stop_worker(now, predecessor, cause.reason(), now + self.policy.grace);
         }
     }
 
     /// A worker ended or is too late. True where it was to be a successor: then the replacement is given up.
     pub(super) fn successor_failed(&mut self, now: Time, life: Life, why: &str) -> bool {
-        let Some((Replacement { slot, cause, .. }, predecessor)) = self.pending(life) else { return false };
-        self.rollout.current = Some(Replacement { slot, cause, stage: Stage::Leaving(life) });
+        let Some(Pending { slot, cause, predecessor, has_slot }) = self.pending(life) else { return false };
+        self.rollout.current = (!has_slot).then_some(Replacement { slot, cause, stage: Stage::Leaving(life) });
         if cause == Cause::Reload {
             self.abort_reload(now, why);
             return true;
@@ -204,19 +271,33 @@ impl Supervisor {
                 let later = now + self.policy.backoff.longest;
                 self.roster.update(predecessor, |worker| worker.old_at = Some(later));
             }
+            Cause::Memory | Cause::Resize => {
+                let later = now + self.policy.backoff.longest;
+                self.roster.update(predecessor, |worker| worker.again = Some((later, cause)));
+            }
+            Cause::Queue => {
+                let later = now + self.policy.backoff.longest;
+                if let Some(state) = self.slots.get_mut(slot) {
+                    state.queue_waits_until = Some(later);
+                }
+            }
+            // It has come back meanwhile.
+            Cause::Hung if self.roster.get(predecessor).is_some_and(Worker::is_ready) => {}
             // Nobody is served by keeping it: the slot starts again by the restart rule.
-            Cause::Hung => self.stop_worker(predecessor, Reason::Hung, now + self.policy.grace),
+            Cause::Hung => self.stop_worker(now, predecessor, Reason::Hung, now + self.policy.grace),
         }
         true
     }
 
-    /// The replacement whose successor this is, and its predecessor, as long as it is not decided.
-    fn pending(&self, life: Life) -> Option<(Replacement, Option<Life>)> {
-        let current = self.rollout.current?;
-        match current.stage {
-            Stage::Starting { successor, predecessor } if successor == life => Some((current, predecessor)),
-            Stage::Starting { .. } | Stage::Leaving(_) => None,
-        }
+    /// The replacement whose successor this is, as long as it is not decided.
+    fn pending(&self, life: Life) -> Option<Pending> {
+        let Replacement { slot, cause, stage } = self.rollout.current?;
+        let (predecessor, has_slot) = match stage {
+            Stage::Starting { successor, predecessor } if successor == life => (predecessor, false),
+            Stage::Refilling { successor } if successor == Some(life) => (None, true),
+            Stage::Starting { .. } | Stage::Leaving(_) | Stage::Emptying { .. } | Stage::Refilling { .. } => return None,
+        };
+        Some(Pending { slot, cause, predecessor, has_slot })
     }
 
     fn abort_reload(&mut self, now: Time, why: &str) {
@@ -227,17 +308,23 @@ impl Supervisor {
         }
     }
 
-    /// Nobody waits for this worker any more: its tree has gone, or outlived SIGKILL.
-    pub(super) fn left(&mut self, life: Life) {
-        let Some(current) = &mut self.rollout.current else { return };
+    /// Nobody waits for this worker any more: its tree has gone, or outlived SIGKILL. True where it made room for its successor, whom its
+    /// slot is to start now.
+    pub(super) fn left(&mut self, life: Life) -> bool {
+        let Some(current) = &mut self.rollout.current else { return false };
         match &mut current.stage {
             Stage::Starting { successor, predecessor } if *predecessor == Some(life) => {
                 *predecessor = None;
                 self.slots.occupy(current.slot, Occupancy::Worker(*successor));
             }
             Stage::Leaving(leaving) if *leaving == life => self.rollout.current = None,
-            Stage::Starting { .. } | Stage::Leaving(_) => {}
+            Stage::Emptying { predecessor } if *predecessor == life => {
+                current.stage = Stage::Refilling { successor: None };
+                return true;
+            }
+            Stage::Starting { .. } | Stage::Leaving(_) | Stage::Emptying { .. } | Stage::Refilling { .. } => {}
         }
+        false
     }
 
     /// A stop ends every replacement that has not begun.

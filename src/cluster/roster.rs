@@ -15,6 +15,8 @@ pub(super) struct Roster {
     deadlines: BTreeSet<(Time, Life)>,
     by_slot: BTreeSet<(Slot, Life)>,
     ready: u32,
+    surely_ready: u32,
+    joined: u32,
 }
 
 impl Roster {
@@ -67,6 +69,16 @@ impl Roster {
         self.ready
     }
 
+    /// Without those that only count as ready because `START_TIMEOUT` has passed.
+    pub(super) fn surely_ready(&self) -> u32 {
+        self.surely_ready
+    }
+
+    /// Those that new connections may reach.
+    pub(super) fn joined(&self) -> u32 {
+        self.joined
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Time> {
         self.deadlines.first().map(|(at, _)| *at)
     }
@@ -84,6 +96,8 @@ impl Roster {
             self.by_slot.insert((worker.slot, worker.life));
         }
         self.ready += u32::from(worker.is_ready());
+        self.surely_ready += u32::from(worker.is_surely_ready());
+        self.joined += u32::from(worker.joined.is_some());
     }
 
     fn unindex(&mut self, worker: &Worker) {
@@ -92,5 +106,7 @@ impl Roster {
         }
         self.by_slot.remove(&(worker.slot, worker.life));
         self.ready -= u32::from(worker.is_ready());
+        self.surely_ready -= u32::from(worker.is_surely_ready());
+        self.joined -= u32::from(worker.joined.is_some());
     }
 }

@@ -33,8 +33,14 @@ impl Supervisor {
         if to == from {
             return;
         }
-        self.wanted = to;
         self.note(Note::Scaled { from, to });
+        self.rescale(now, to);
+    }
+
+    /// From here on so many workers are wanted.
+    pub(super) fn rescale(&mut self, now: Time, to: u32) {
+        let from = std::mem::replace(&mut self.wanted, to);
+        self.keep_shares_right();
         for id in from..to {
             let slot = Slot(id);
             // A slot that is still on its way out keeps its worker until that has gone, then starts anew.
@@ -54,10 +60,10 @@ impl Supervisor {
     fn close(&mut self, now: Time, slot: Slot) {
         let deadline = now + self.policy.grace;
         if let Some(successor) = self.rollout.forget_slot(slot) {
-            self.stop_worker(successor, Reason::Scale, deadline);
+            self.stop_worker(now, successor, Reason::Scale, deadline);
         }
         match self.slots.get(slot).map(|state| state.occupancy) {
-            Some(Occupancy::Worker(life)) => self.stop_worker(life, Reason::Scale, deadline),
+            Some(Occupancy::Worker(life)) => self.stop_worker(now, life, Reason::Scale, deadline),
             Some(Occupancy::Waiting | Occupancy::Backoff { .. } | Occupancy::Done { .. }) => self.slots.remove(slot),
             None => {}
         }

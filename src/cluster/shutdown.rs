@@ -3,8 +3,9 @@
 //! ```text
 //! Running -> Draining ------> Stopping ----------------> Sweeping -----------------> Over
 //!            readiness fails   stop signal to leaders,    TERM to what else lives     Effect::End
-//!            DRAIN_DELAY       then to what they left,    in the namespace; entered
-//!                              SIGKILL at GRACE           processes get 1 s; SIGKILL
+//!            DRAIN_DELAY       each when it is quiet,     in the namespace; entered
+//!                              then to what they left,    processes get 1 s; SIGKILL
+//!                              SIGKILL at GRACE
 //! ```
 
 use std::time::Duration;
@@ -63,6 +64,8 @@ pub(super) struct Outcome {
     /// The first status that was neither 0 nor our signal's.
     other: Option<u8>,
     killed: bool,
+    /// Nobody accepts any more, and late clients have been refused from then on.
+    pub(super) refused: bool,
     first_interrupt: Option<Time>,
 }
 
@@ -124,9 +127,10 @@ impl Supervisor {
             self.leave_running(now, now);
         }
         match &mut self.course {
-            Course::Stopping { kill_at } => *kill_at = now,
+            // Asked once more, it is not put off.
+            Course::Stopping { kill_at } => *kill_at = now.min(*kill_at),
             Course::Sweeping(sweep) => {
-                sweep.kill_at = now;
+                sweep.kill_at = now.min(sweep.kill_at);
                 sweep.look_at = now;
             }
             Course::Running | Course::Draining { .. } | Course::Over => {}
@@ -166,7 +170,7 @@ impl Supervisor {
     fn begin_stopping(&mut self, now: Time, kill_at: Time) {
         self.leave_running(now, kill_at);
         for life in self.roster.lives() {
-            self.stop_worker(life, Reason::Stop, kill_at);
+            self.stop_worker(now, life, Reason::Stop, kill_at);
         }
     }
 
@@ -183,6 +187,7 @@ impl Supervisor {
                 Some(Occupancy::Done { status: None } | Occupancy::Worker(_)) | None => {}
             }
         }
+        self.refuse_if_nobody_accepts();
     }
 
     /// Before anything that is due at the same instant: nothing is started only to be stopped.
@@ -197,6 +202,8 @@ impl Supervisor {
 
     /// Goes on to the next phase where this one is over; called at the end of every step.
     pub(super) fn advance_shutdown(&mut self, now: Time) {
+        // The last one that accepted may have ended by itself.
+        self.refuse_if_nobody_accepts();
         if let Course::Stopping { kill_at } = self.course {
             let out_of_patience = kill_at + KILL_PATIENCE <= now;
             if out_of_patience && !self.roster.is_empty() {

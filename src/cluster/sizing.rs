@@ -3,11 +3,12 @@
 //! ```text
 //! CPU limit x WORKERS_PER_CPU -> rounded -> at most the affinity mask -> at most what memory allows -> at least 1
 //!   (without a limit the mask stands for it, and 8 is the most)
-//! then 1 for programs that use all CPUs by themselves, and 1 at a terminal
+//! then 1 for programs that use all CPUs by themselves, 1 at a terminal, and 1 where ports cannot be shared
 //! ```
 //!
 //! An explicit `WORKERS` or `WEB_CONCURRENCY` decides by itself; the automatic number is worked out all the same, because
-//! scaling up is bounded by it.
+//! scaling up is bounded by it. An automatic number never promises more memory than there is: its caps and the reserve together
+//! are within the limit. Explicit numbers may, and then there is a warning.
 
 #[cfg(test)]
 mod tests;
@@ -33,8 +34,40 @@ pub enum Rounding {
     Nearest,
 }
 
+/// `WORKER_MEMORY`: what one worker's tree may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caps {
+    /// An equal share of what the container has, enforced only while the container is short.
+    Share,
+    /// Bytes, a hard cap.
+    Fixed(u64),
+    Off,
+}
+
+/// The limits of the container at one instant, and where they come from.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Limits {
+    /// In CPUs.
+    pub cpu: Option<f64>,
+    pub cpu_source: Option<String>,
+    /// In bytes.
+    pub memory: Option<u64>,
+    pub memory_source: Option<String>,
+    /// CPUs in the affinity mask.
+    pub affinity: u32,
+}
+
+/// What one worker gets of the container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// Bytes that its tree may use; `None`: no cap.
+    pub memory: Option<u64>,
+    /// What it may count on when it sizes its thread pools: whole CPUs, at least 1.
+    pub cpus: u32,
+}
+
 /// All that the count depends on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Inputs {
     pub workers: Workers,
     /// `WORKERS_PER_CPU`
@@ -49,9 +82,13 @@ pub struct Inputs {
     pub memory_reserve: Option<u64>,
     /// What one worker is counted with: `WORKER_MEMORY` where it is a size, else `WORKER_MEMORY_MIN`.
     pub memory_per_worker: u64,
+    /// `WORKER_MEMORY`
+    pub caps: Caps,
     /// The base name of the command.
     pub program: String,
     pub stdin_is_terminal: bool,
+    /// Ports cannot be shared here: a second copy of an ordinary server would fail at its `bind`.
+    pub one_port_each: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +97,8 @@ pub struct Sizing {
     pub workers: u32,
     /// What `auto` would be: the same, unless the user decided.
     pub automatic: u32,
+    /// What `auto` would be if ports were shared.
+    pub with_sharing: u32,
     /// What made it this number and no other.
     pub rule: Rule,
     /// `rule` with its numbers, for the log.
@@ -70,6 +109,10 @@ pub struct Sizing {
     pub memory_allows: Option<u32>,
     /// What is kept for us and for what is no worker's, with this many workers; `None` where there is no limit.
     pub reserve_bytes: Option<u64>,
+    /// What each of `workers` gets.
+    pub share: Share,
+    /// What the user asked for and memory does not hold, one line each.
+    pub warnings: Vec<String>,
 }
 
 /// What decided.
@@ -79,6 +122,8 @@ pub enum Rule {
     WebConcurrency,
     Terminal,
     Program,
+    /// Ports are not shared.
+    NoSharing,
     AtLeastOne,
     Memory,
     Affinity,
@@ -93,20 +138,115 @@ const MOST_WITHOUT_LIMIT: u32 = 8;
 /// that in `beam.smp`. (A release's own start script has any name, and needs `WORKERS=1`.)
 const USE_ALL_CPUS: [&str; 9] = ["java", "dotnet", "beam", "beam.smp", "erl", "erlexec", "elixir", "iex", "mix"];
 
+impl Default for Inputs {
+    fn default() -> Self {
+        Self {
+            workers: Workers::Auto,
+            per_cpu: 1.0,
+            rounding: Rounding::Ceil,
+            cpu_limit: None,
+            affinity: 1,
+            memory_limit: None,
+            memory_reserve: None,
+            memory_per_worker: 128 * MIB,
+            caps: Caps::Share,
+            program: String::new(),
+            stdin_is_terminal: false,
+            one_port_each: false,
+        }
+    }
+}
+
+impl Inputs {
+    /// The same with other limits.
+    #[must_use]
+    pub fn under(&self, limits: &Limits) -> Self {
+        Self { cpu_limit: limits.cpu, memory_limit: limits.memory, affinity: limits.affinity, ..self.clone() }
+    }
+
+    /// What each of so many workers gets.
+    pub fn share(&self, workers: u32) -> Share {
+        let workers = workers.max(1);
+        let memory = match self.caps {
+            Caps::Off => None,
+            Caps::Fixed(bytes) => Some(bytes),
+            Caps::Share => self.fair_share(workers),
+        };
+        let cpus = self.cpu_limit.unwrap_or(f64::from(self.affinity)).min(f64::from(self.affinity));
+        Share { memory, cpus: round(cpus / f64::from(workers), Rounding::Ceil).max(1) }
+    }
+
+    /// (limit - reserve) / workers, in bytes; `None` where there is no limit.
+    pub fn fair_share(&self, workers: u32) -> Option<u64> {
+        let limit = self.memory_limit?;
+        Some(limit.saturating_sub(self.reserve(workers)?) / u64::from(workers.max(1)))
+    }
+
+    /// What is kept for us and for what is no worker's, with so many workers; `None` where there is no limit.
+    pub fn reserve(&self, workers: u32) -> Option<u64> {
+        let limit = self.memory_limit?;
+        Some(self.memory_reserve.unwrap_or_else(|| auto_reserve(workers, limit)))
+    }
+}
+
 impl Sizing {
     pub fn new(inputs: &Inputs) -> Self {
         let memory_allows = inputs.memory_limit.map(|limit| memory_allows(inputs, limit));
         let mut steps = Vec::new();
-        let automatic = automatic(inputs, memory_allows, &mut steps);
+        let mut automatic = automatic(inputs, memory_allows, &mut steps);
+        let with_sharing = automatic.workers;
+        if inputs.one_port_each && with_sharing > 1 {
+            steps.push("ports are not shared: 1".to_owned());
+            automatic = Verdict { workers: 1, rule: Rule::NoSharing, why: "ports are not shared".to_owned() };
+        }
         let (workers, rule, explanation) = match inputs.workers {
             Workers::Auto => (automatic.workers, automatic.rule, automatic.why),
             Workers::Count(count) => (count, Rule::Workers, format!("CLUSTERINIT_WORKERS={count} says so")),
             Workers::WebConcurrency(count) => (count, Rule::WebConcurrency, format!("WEB_CONCURRENCY={count} says so")),
         };
         let workers = workers.max(1);
-        let reserve_bytes =
-            inputs.memory_limit.map(|limit| inputs.memory_reserve.unwrap_or_else(|| auto_reserve(workers, limit)));
-        Self { workers, automatic: automatic.workers, rule, explanation, steps, memory_allows, reserve_bytes }
+        Self {
+            workers,
+            automatic: automatic.workers,
+            with_sharing,
+            rule,
+            explanation,
+            steps,
+            memory_allows,
+            reserve_bytes: inputs.reserve(workers),
+            share: inputs.share(workers),
+            warnings: too_much(inputs, workers).into_iter().collect(),
+        }
+    }
+}
+
+/// Where so many workers do not fit into memory: that, and what follows from it.
+fn too_much(inputs: &Inputs, workers: u32) -> Option<String> {
+    let (limit, reserve, fair) = (inputs.memory_limit?, inputs.reserve(workers)?, inputs.fair_share(workers)?);
+    let count = match inputs.workers {
+        // The one that is started where memory allows none.
+        Workers::Auto => "1 worker".to_owned(),
+        Workers::Count(count) => format!("CLUSTERINIT_WORKERS={count}"),
+        Workers::WebConcurrency(count) => format!("WEB_CONCURRENCY={count}"),
+    };
+    let (total, kept, part) = (units::size(limit), units::size(reserve), units::about(fair));
+    match inputs.caps {
+        Caps::Fixed(cap) if cap.saturating_mul(u64::from(workers)).saturating_add(reserve) > limit => {
+            let cap = units::size(cap);
+            Some(format!(
+                "{count} x CLUSTERINIT_WORKER_MEMORY={cap} + {kept} reserve is more than the limit of {total}: caps alone do not keep the \
+                 container from running out of memory; while it is short, the worker farthest above its fair share of {part} goes first"
+            ))
+        }
+        // The automatic number says by itself that memory allows none.
+        Caps::Share if inputs.workers != Workers::Auto && fair < inputs.memory_per_worker => {
+            let least = units::size(inputs.memory_per_worker);
+            Some(format!(
+                "{count} leaves {part} of memory to each worker, ({total} - {kept} reserve) / {workers}: less than \
+                 CLUSTERINIT_WORKER_MEMORY_MIN={least}"
+            ))
+        }
+        Caps::Fixed(_) | Caps::Share | Caps::Off => None,
     }
 }
 
@@ -232,6 +372,7 @@ impl fmt::Display for Rule {
             Self::WebConcurrency => "WEB_CONCURRENCY",
             Self::Terminal => "terminal",
             Self::Program => "program",
+            Self::NoSharing => "no sharing",
             Self::AtLeastOne => "at least one",
             Self::Memory => "memory",
             Self::Affinity => "affinity mask",

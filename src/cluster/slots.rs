@@ -15,6 +15,10 @@ pub(super) struct SlotState {
     /// Replacements after exit, crash, hung and start-timeout.
     pub(super) restarts: u32,
     pub(super) last_exit: Option<LastExit>,
+    /// The wait after these failures was cut short once, because connections wait in a queue of this slot.
+    pub(super) hurried: bool,
+    /// No replacement for such connections before: the last one failed.
+    pub(super) queue_waits_until: Option<Time>,
 }
 
 /// What a slot holds. The successor of a rolling restart is in the rollout, not here, until it takes over.
@@ -42,7 +46,15 @@ pub(super) struct Slots {
 
 impl SlotState {
     fn new() -> Self {
-        Self { occupancy: Occupancy::Waiting, failures: 0, refusals: 0, restarts: 0, last_exit: None }
+        Self {
+            occupancy: Occupancy::Waiting,
+            failures: 0,
+            refusals: 0,
+            restarts: 0,
+            last_exit: None,
+            hurried: false,
+            queue_waits_until: None,
+        }
     }
 }
 

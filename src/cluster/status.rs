@@ -3,6 +3,7 @@
 //! The side port reads this and nothing else of the supervisor; it computes ages from the clock and measures memory, processes
 //! and CPU time by itself, when asked.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -21,10 +22,13 @@ pub struct Snapshot {
     pub ready: u32,
     /// `None` when `/readyz` is to answer 200, else why it does not.
     pub unready: Option<String>,
-    /// `/healthz` fails from this instant on, unless something changes; `None` while a worker is ready and during a stop.
+    /// `/healthz` fails from this instant on, unless something changes: no worker is ready, or every ready one leaves connections
+    /// waiting. `None` while all is well and during a stop.
     pub unhealthy_from: Option<Time>,
     pub orphans_reaped: u64,
     pub reload: Reload,
+    /// What the workers listen on, as far as it is known.
+    pub shared: Arc<Shared>,
     /// One row per worker and one per slot without a worker, by slot; a predecessor comes before its successor.
     pub rows: Vec<Row>,
 }
@@ -39,17 +43,35 @@ pub struct Facts {
     pub memory_source: Option<String>,
     /// `cgroup`, `sampling` or `off`.
     pub memory_enforced_by: &'static str,
+    /// What a worker that is started now may use.
     pub worker_cap_bytes: Option<u64>,
     /// `seccomp`, `node`, `listen-fds` or `none`.
     pub share_mechanism: &'static str,
     /// `spread`, `queue` or `sticky`: what is in force; `None` where nothing is shared.
     pub balance: Option<&'static str>,
+    /// A worker can be taken out of rotation and go on with the connections that it has.
+    pub share_disconnects: bool,
     /// Why nothing is shared, where nothing is.
     pub share_reason: Option<String>,
-    /// The addresses that the workers share.
-    pub listeners: Vec<String>,
     /// Settings that were made and are not in force, each with its reason.
     pub not_in_force: Vec<String>,
+}
+
+/// What the workers listen on. The runtime sees it happen and publishes it; no decision depends on it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Shared {
+    pub listeners: Vec<Listener>,
+    /// Of each worker whose listeners are known: inode and port of each.
+    pub by_life: BTreeMap<Life, Vec<(u64, u16)>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    pub address: String,
+    /// `PORT_PER_WORKER`: the only worker that has it.
+    pub worker: Option<Slot>,
+    /// A worker can be taken out of it and go on with the connections that it has.
+    pub disconnects: bool,
 }
 
 /// Where the cluster as a whole is.
@@ -96,6 +118,8 @@ pub struct Row {
     pub started: Option<Time>,
     /// Replacements in this slot after exit, crash, memory, hung and start-timeout.
     pub restarts: u32,
+    /// What its tree may use, given to it at its start; for a slot without a worker what the next one gets.
+    pub memory_cap_bytes: Option<u64>,
     /// When the next start is due, for a slot in backoff.
     pub next_start: Option<Time>,
     pub last_exit: Option<LastExit>,
@@ -106,8 +130,10 @@ pub struct Row {
 pub enum RowState {
     Starting,
     Ready,
-    /// Out of rotation: it missed its watchdog; it may become ready again.
+    /// Out of rotation: it missed its watchdog, or has left connections waiting too long; it may become ready again.
     Hung,
+    /// New connections reach others; the stop signal waits for an instant at which none of its requests is in flight.
+    Disconnecting,
     /// The stop signal has been sent, or the worker said `STOPPING=1`.
     Stopping,
     /// SIGKILL has been sent to the whole tree.
@@ -134,9 +160,11 @@ pub enum Reason {
     Exit,
     /// By itself, in any other way.
     Crash,
-    /// It missed its watchdog.
+    /// It reached its cap, or its share while the container was short; or the kernel's OOM killer ended it.
+    Memory,
+    /// It missed its watchdog, or left connections waiting.
     Hung,
-    /// It had to notify within `START_TIMEOUT` and did not.
+    /// It had to listen or to notify within `START_TIMEOUT` and did not.
     StartTimeout,
     /// A rolling restart, or `clusterinit restart SLOT`, replaced it.
     Reload,

@@ -3,10 +3,14 @@
 //! | file | decides |
 //! |---|---|
 //! | this one | who is told of an event; starting a worker |
-//! | `ending.rs` | stopping and killing one worker; what follows its end |
-//! | `readiness.rs` | when a worker is ready, hung, too old; when the others follow slot 0 |
-//! | `rollout.rs` | successor first, then the predecessor: reload, restart, lifetime, hung |
+//! | `retire.rs` | disconnecting and stopping one worker |
+//! | `ending.rs` | killing one worker; what follows its end |
+//! | `readiness.rs` | when a worker is ready or too old; when the others follow slot 0 |
+//! | `hang.rs` | when a worker hangs and when it recovers; queues that nobody has |
+//! | `rollout.rs` | who is replaced, one at a time: reload, restart, lifetime, hung, memory, resize |
 //! | `scale.rs` | more and fewer slots |
+//! | `memory.rs` | who uses too much memory; what is to be measured next, and when |
+//! | `resize.rs` | limits that change while we run |
 //! | `shutdown.rs` | stop, now, finishing by itself, the sweep of the namespace, the exit status |
 //! | `publish.rs` | the snapshot |
 
@@ -15,7 +19,9 @@ use std::time::Duration;
 
 use super::effect::{Effect, Finish, Note};
 use super::event::{Event, ExecFailure, Request};
+use super::memory::Memory;
 use super::policy::Policy;
+use super::resize::Resize;
 use super::restart::{self, Jitter};
 use super::rollout::Rollout;
 use super::roster::Roster;
@@ -23,7 +29,7 @@ use super::shutdown::{Course, Outcome};
 use super::slots::{Occupancy, Slots};
 use super::status::Facts;
 use super::words::{Life, Pid, Slot, Time};
-use super::worker::{Phase, Worker, earliest};
+use super::worker::{Asked, Phase, Worker, earliest};
 
 #[derive(Clone, Debug)]
 pub struct Supervisor {
@@ -38,6 +44,8 @@ pub struct Supervisor {
     /// The worker count that is aimed at: slots `0..wanted`.
     pub(super) wanted: u32,
     pub(super) learned: Learned,
+    pub(super) memory: Memory,
+    pub(super) resize: Resize,
     pub(super) orphans_reaped: u64,
     pub(super) jitter: Jitter,
     next_life: u64,
@@ -48,8 +56,8 @@ pub struct Supervisor {
 #[derive(Clone, Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, each of which becomes true once")]
 pub(super) struct Learned {
-    /// Some worker has said `READY=1`: the program notifies, and all later workers are asked to.
-    pub(super) notifies: bool,
+    /// What some worker has shown first: the program is a server, and all later workers are asked for that.
+    pub(super) shown: Option<Shown>,
     pub(super) executed: bool,
     pub(super) first_start: Option<Time>,
     pub(super) slowest_start: Duration,
@@ -64,13 +72,21 @@ pub(super) struct Learned {
     pub(super) was_up: bool,
 }
 
+/// How a program shows that it is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shown {
+    Listens,
+    /// It says `READY=1`, and said so before it listened.
+    Notifies,
+}
+
 impl Supervisor {
     /// The cluster before its first worker; [`Supervisor::start`] begins.
     pub fn new(policy: Policy, facts: Facts) -> Self {
         let jitter = Jitter::new(policy.seed);
         let wanted = policy.workers;
+        let facts = Facts { worker_cap_bytes: policy.inputs.share(wanted).memory, ..facts };
         Self {
-            policy,
             facts: Arc::new(facts),
             roster: Roster::default(),
             slots: Slots::default(),
@@ -80,16 +96,20 @@ impl Supervisor {
             generation: 1,
             wanted,
             learned: Learned::default(),
+            memory: Memory::default(),
+            resize: Resize::new(&policy.inputs),
             orphans_reaped: 0,
             jitter,
             next_life: 0,
             effects: Vec::new(),
+            policy,
         }
     }
 
     /// The first effects: start slot 0, and the others too where nothing says that they wait.
     #[must_use]
     pub fn start(&mut self, now: Time) -> Vec<Effect> {
+        self.keep_shares_right();
         for id in 0..self.wanted {
             self.slots.open(Slot(id));
         }
@@ -101,6 +121,7 @@ impl Supervisor {
             }
         }
         self.start_slots(now);
+        self.forget_next_look();
         std::mem::take(&mut self.effects)
     }
 
@@ -118,6 +139,13 @@ impl Supervisor {
             Event::LeaderEnded { life, status, rest } => self.leader_ended(now, life, status, rest),
             Event::TreeEnded { life } => self.tree_ended(now, life),
             Event::Notified { life, notice } => self.notified(now, life, notice),
+            Event::Listened { life } => self.listened(now, life),
+            Event::Quiet { life } => self.quiet(now, life),
+            Event::Waiting { life, since } => self.waiting(now, life, since),
+            Event::QueueFilled { slot } => self.queue_filled(now, slot),
+            Event::Used(used) => self.used(now, &used),
+            Event::OutOfMemory { life } => self.out_of_memory(now, life),
+            Event::LimitsRead(limits) => self.limits_read(now, limits),
             Event::Asked(request) => self.asked(now, request),
             Event::NamespaceSeen { left } => self.namespace_seen(now, left),
             Event::DeadlineReached => {}
@@ -127,6 +155,7 @@ impl Supervisor {
         self.advance_rollout(now);
         self.advance_shutdown(now);
         self.note_readiness(now);
+        self.forget_next_look();
         std::mem::take(&mut self.effects)
     }
 
@@ -136,7 +165,10 @@ impl Supervisor {
             return None;
         }
         let slots = if self.course.starts_workers() { self.slots.next_start() } else { None };
-        [self.roster.next_deadline(), slots, self.first_timeout(), self.course.deadline()].into_iter().fold(None, earliest)
+        let resize = self.resize_deadline();
+        [self.roster.next_deadline(), slots, self.first_timeout(), resize, self.course.deadline()]
+            .into_iter()
+            .fold(None, earliest)
     }
 
     /// Orphans are nobody's business but the counter's.
@@ -166,6 +198,7 @@ impl Supervisor {
         while let Some(life) = self.roster.due(now) {
             self.worker_due(now, life);
         }
+        self.resize_due(now);
         self.start_slots(now);
     }
 
@@ -174,7 +207,8 @@ impl Supervisor {
         match phase {
             Phase::Forking => {}
             Phase::Starting { .. } => self.start_due(now, life),
-            Phase::Ready | Phase::Hung => self.life_due(now, life),
+            Phase::Ready | Phase::Hung { .. } => self.life_due(now, life),
+            Phase::Retiring { .. } => self.search_due(now, life),
             Phase::Stopping { .. } => self.kill(now, life),
             Phase::Killed { tries, .. } => self.kill_again(now, life, tries),
         }
@@ -192,6 +226,7 @@ impl Supervisor {
         {
             let life = self.roster.unfinished_in(slot).unwrap_or_else(|| self.spawn(now, slot));
             self.slots.occupy(slot, Occupancy::Worker(life));
+            self.rollout.refilled(slot, life);
         }
     }
 
@@ -204,9 +239,11 @@ impl Supervisor {
     pub(super) fn spawn(&mut self, now: Time, slot: Slot) -> Life {
         let life = Life(self.next_life);
         self.next_life += 1;
-        let worker = Worker::new(life, slot, self.generation, now);
+        let share = self.policy.inputs.share(self.wanted);
+        let mut worker = Worker::new(life, slot, self.generation, now, self.policy.hang_timeout);
+        worker.cap = share.memory;
         self.roster.insert(worker);
-        self.effects.push(Effect::Spawn { life, slot, generation: self.generation, workers: self.wanted });
+        self.effects.push(Effect::Spawn { life, slot, generation: self.generation, workers: self.wanted, share });
         life
     }
 
@@ -215,14 +252,15 @@ impl Supervisor {
         if self.roster.get(life).is_none_or(|worker| worker.pid.is_some()) {
             return;
         }
-        let timeout_at = self.must_notify().then(|| now + self.start_timeout());
+        let asked = self.asked_of_the_next();
+        let timeout_at = matches!(asked, Asked::Listening | Asked::Notifying).then(|| now + self.start_timeout());
         let old_at = self.policy.max_lifetime.map(|lifetime| now + lifetime.mul_f64(1.0 + 0.1 * self.jitter.next()));
         let generation = self.roster.update(life, |worker| {
             worker.pid = Some(pid);
             worker.forked = now;
             worker.old_at = old_at;
             if worker.phase == Phase::Forking {
-                worker.phase = Phase::Starting { ready_at: None, timeout_at };
+                worker.phase = Phase::Starting { asked, at: timeout_at };
             }
             worker.generation
         });
@@ -235,17 +273,18 @@ impl Supervisor {
     fn fork_refused(&mut self, now: Time, life: Life, why: String) {
         let Some(slot) = self.roster.get(life).filter(|worker| worker.pid.is_none()).map(|worker| worker.slot) else { return };
         self.roster.remove(life);
-        if self.successor_failed(now, life, &format!("fork refused: {why}")) {
-            self.left(life);
-            self.note(Note::ForkRefused { slot, why, retry_in: None });
-            return;
-        }
+        let was_successor = self.successor_failed(now, life, &format!("fork refused: {why}"));
+        // Its own successor may be on its way: a reload that began at the same instant.
+        self.left(life);
+        // A successor whose predecessor has gone has the slot already: it starts anew as any slot.
         if self.slots.worker(slot) != Some(life) {
+            self.note(Note::ForkRefused { slot, why, retry_in: (!was_successor).then_some(Duration::ZERO) });
             return;
         }
         let jitter = self.jitter.next();
         let refusals = self.slots.get_mut(slot).map_or(1, |state| {
             state.refusals = state.refusals.saturating_add(1);
+            state.hurried &= state.refusals > 1 || state.failures > 0;
             state.refusals
         });
         let wait = restart::delay(self.policy.backoff, refusals, jitter);
@@ -254,10 +293,14 @@ impl Supervisor {
     }
 
     fn executed(&mut self, now: Time, life: Life) {
+        let timeout = self.start_timeout();
         let known = self.roster.update(life, |worker| {
-            // It has begun to run only now: exec itself may take long (a slow disk).
-            if let Phase::Starting { ready_at, timeout_at: None } = &mut worker.phase {
-                ready_at.get_or_insert(now + restart::RUNNING);
+            if let Phase::Starting { asked, at: at @ None } = &mut worker.phase {
+                *at = Some(match asked {
+                    // It has begun to run only now: exec itself may take long (a slow disk).
+                    Asked::Running { .. } => now + restart::RUNNING,
+                    Asked::Anything | Asked::Listening | Asked::Notifying => (worker.forked + timeout).max(now),
+                });
             }
         });
         self.learned.executed |= known.is_some();

@@ -7,6 +7,11 @@ pub fn size(bytes: u64) -> String {
     exact.map_or_else(|| bytes.to_string(), |(shift, unit)| format!("{}{unit}", bytes >> shift))
 }
 
+/// Bytes for people only: what is no whole number of MiB is rounded down to one, and says so.
+pub fn about(bytes: u64) -> String {
+    if bytes >> 20 == 0 || bytes.trailing_zeros() >= 20 { size(bytes) } else { format!("about {}Mi", bytes >> 20) }
+}
+
 /// With at most six decimals: the finest that a CPU quota can say.
 pub fn decimal(number: f64) -> String {
     let text = format!("{number:.6}");
@@ -26,6 +31,15 @@ mod tests {
         }
         assert_eq!(size(u64::MAX), "18446744073709551615");
         assert_eq!(size(1 << 63), "8Ei");
+    }
+
+    #[test]
+    fn what_is_not_exact_says_so() {
+        let cases =
+            [(0, "0"), (1536, "1536"), (512 << 20, "512Mi"), ((1 << 30) / 3, "about 341Mi"), ((1 << 20) + 1, "about 1Mi")];
+        for (bytes, text) in cases {
+            assert_eq!(about(bytes), text);
+        }
     }
 
     #[test]

@@ -54,6 +54,7 @@ impl Signal {
     pub const KILL: Self = Self(9);
     pub const TERM: Self = Self(15);
     pub const CONT: Self = Self(18);
+    pub const STOP: Self = Self(19);
 
     /// 128 + the number: the exit status of a process that this signal ended.
     pub fn as_code(self) -> u8 {

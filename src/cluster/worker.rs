@@ -2,8 +2,11 @@
 //!
 //! ```text
 //! Forking -> Starting -> Ready <-> Hung
-//!    |          |          |         |
-//!    |          +----------+---------+--> Stopping --> Killed
+//!    |          |        |    |      |
+//!    |          |        |    v      |
+//!    |          |        | Retiring  |        disconnected; looks for an instant without a request in flight
+//!    |          v        v    v      v
+//!    |          +--------+----+------+--> Stopping --> Killed
 //!    v                                        |          |
 //!  (refused)                     leader gone, tree gone: removed
 //! ```
@@ -12,7 +15,10 @@
 
 use std::time::Duration;
 
+use super::effect::Hang;
+use super::memory::Meter;
 use super::restart::Verdict;
+use super::rollout::Cause;
 use super::status::{Reason, RowState};
 use super::words::{ExitStatus, Life, Pid, Slot, Time};
 
@@ -28,6 +34,8 @@ pub(super) struct Worker {
     pub(super) pid: Option<Pid>,
     pub(super) forked: Time,
     pub(super) phase: Phase,
+    /// When it was asked to end, or said that it does.
+    pub(super) stopping_since: Option<Time>,
     /// `Some` once the leader was reaped.
     pub(super) ended: Option<Ended>,
     /// Why we end it; `None` while it is to live, and for a worker that ends by itself.
@@ -35,26 +43,48 @@ pub(super) struct Worker {
     pub(super) exec_failure: Option<String>,
     /// It has said `READY=1` or `RELOADING=1` before: how long its start took is known.
     pub(super) has_notified: bool,
+    pub(super) has_listened: bool,
+    /// It counts as ready because `START_TIMEOUT` has passed, although it has shown nothing: not for `/readyz`.
+    pub(super) presumed: bool,
+    /// Since when new connections may reach it; `None` while they may not.
+    pub(super) joined: Option<Time>,
     /// The first instant at which it was ready.
     pub(super) ready_since: Option<Time>,
     /// When it will be older than `MAX_LIFETIME`.
     pub(super) old_at: Option<Time>,
     pub(super) watchdog: Option<Watchdog>,
+    /// Since when it has left connections waiting in its accept queue.
+    pub(super) waiting_since: Option<Time>,
+    /// What its tree may use, in bytes: its hard cap, or its share. Given at its start.
+    pub(super) cap: Option<u64>,
+    pub(super) meter: Meter,
+    /// Its replacement failed and is tried again then.
+    pub(super) again: Option<(Time, Cause)>,
+    /// `HANG_TIMEOUT`.
+    pub(super) hang_timeout: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// The fork was asked for and is not answered yet.
     Forking,
-    /// Runs and is not ready. `timeout_at`: too late to notify, where that is asked of it; else `ready_at`: has run long enough,
-    /// once its program runs.
+    /// Runs and is not ready; `at`: when that is decided without its help, known once its program runs (or at the fork, where it is
+    /// too late then).
     Starting {
-        ready_at: Option<Time>,
-        timeout_at: Option<Time>,
+        asked: Asked,
+        at: Option<Time>,
     },
     Ready,
-    /// Missed its watchdog.
-    Hung,
+    /// Missed its watchdog, or has left connections waiting too long.
+    Hung {
+        hang: Hang,
+    },
+    /// Was ready and is to end; its stop signal waits for an instant without a request in flight, until `until`.
+    Retiring {
+        from: Time,
+        until: Time,
+        kill_at: Time,
+    },
     /// Ends; `signalled`: by our stop signal (a worker may announce it by itself).
     Stopping {
         kill_at: Time,
@@ -65,6 +95,19 @@ pub(super) enum Phase {
         retry_at: Time,
         tries: u32,
     },
+}
+
+/// What makes a worker ready; decided when it is forked, by what its program has shown until then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// One second of running; `or_notify`: or `READY=1`.
+    Running { or_notify: bool },
+    /// To listen or to notify, whatever comes first: the program has not shown yet what it does. Too late: it counts as ready.
+    Anything,
+    /// Too late: it is killed.
+    Listening,
+    /// Too late: it is killed.
+    Notifying,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +127,7 @@ pub(super) struct Watchdog {
 }
 
 impl Worker {
-    pub(super) fn new(life: Life, slot: Slot, generation: u32, now: Time) -> Self {
+    pub(super) fn new(life: Life, slot: Slot, generation: u32, now: Time, hang_timeout: Option<Duration>) -> Self {
         Self {
             life,
             slot,
@@ -92,13 +135,22 @@ impl Worker {
             pid: None,
             forked: now,
             phase: Phase::Forking,
+            stopping_since: None,
             ended: None,
             purpose: None,
             exec_failure: None,
             has_notified: false,
+            has_listened: false,
+            presumed: false,
+            joined: None,
             ready_since: None,
             old_at: None,
             watchdog: None,
+            waiting_since: None,
+            cap: None,
+            meter: Meter::default(),
+            again: None,
+            hang_timeout,
         }
     }
 
@@ -106,21 +158,45 @@ impl Worker {
     pub(super) fn deadline(&self) -> Option<Time> {
         match self.phase {
             Phase::Forking => None,
-            Phase::Starting { ready_at, timeout_at } => earliest(ready_at, timeout_at),
-            Phase::Ready => earliest(self.old_at, self.watchdog.and_then(|watchdog| watchdog.due)),
-            Phase::Hung => self.old_at,
+            Phase::Starting { at, .. } => at,
+            Phase::Ready => {
+                let hangs_at = earliest(self.watchdog.and_then(|watchdog| watchdog.due), self.hangs_at());
+                earliest(self.old_or_again(), hangs_at)
+            }
+            Phase::Hung { .. } => self.old_or_again(),
+            Phase::Retiring { until, .. } => Some(until),
             Phase::Stopping { kill_at, .. } => Some(kill_at),
             Phase::Killed { retry_at, .. } => Some(retry_at),
         }
     }
 
+    fn old_or_again(&self) -> Option<Time> {
+        earliest(self.old_at, self.again.map(|(at, _)| at))
+    }
+
+    /// While the cluster stops, one that looks for its quiet instant serves as before.
     pub(super) fn is_ready(&self) -> bool {
-        self.phase == Phase::Ready
+        match self.phase {
+            Phase::Ready => true,
+            Phase::Retiring { .. } => self.joined.is_some(),
+            Phase::Forking | Phase::Starting { .. } | Phase::Hung { .. } | Phase::Stopping { .. } | Phase::Killed { .. } => false,
+        }
+    }
+
+    /// It has the stop signal, or ends by itself.
+    pub(super) fn begin_stopping(&mut self, now: Time, kill_at: Time, signalled: bool) {
+        self.stopping_since.get_or_insert(now);
+        self.phase = Phase::Stopping { kill_at, signalled };
+    }
+
+    /// Ready, and it has shown it as far as that is asked of it: what `/readyz` counts.
+    pub(super) fn is_surely_ready(&self) -> bool {
+        self.is_ready() && !self.presumed
     }
 
     /// Lives and is not on its way out.
     pub(super) fn is_serving_or_starting(&self) -> bool {
-        matches!(self.phase, Phase::Forking | Phase::Starting { .. } | Phase::Ready | Phase::Hung)
+        matches!(self.phase, Phase::Forking | Phase::Starting { .. } | Phase::Ready | Phase::Hung { .. })
     }
 
     /// SIGKILL was sent again and again, and something of it is still there: nobody waits for it any more.
@@ -132,7 +208,9 @@ impl Worker {
         match self.phase {
             Phase::Forking | Phase::Starting { .. } => RowState::Starting,
             Phase::Ready => RowState::Ready,
-            Phase::Hung => RowState::Hung,
+            Phase::Retiring { .. } if self.joined.is_some() => RowState::Ready,
+            Phase::Retiring { .. } => RowState::Disconnecting,
+            Phase::Hung { .. } => RowState::Hung,
             Phase::Stopping { .. } => RowState::Stopping,
             Phase::Killed { .. } => RowState::Killed,
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Balance, Config, NodeIpc, Output, Ready, Share, StopWhen, WorkerMemory};
+use super::{Balance, Config, NodeIpc, Output, Ready, Share, SharePorts, StopWhen, WorkerMemory};
 use crate::cluster::policy::DrainDelay;
 
 /// Docker kills after 10 s.
@@ -34,41 +34,35 @@ impl Config {
     }
 }
 
-/// One line, `NAME=value: reason`, for each setting that the caller made and that this version accepts without acting on it.
-pub fn not_in_force(config: &Config) -> Vec<String> {
-    const NO_SHARING: &str = "ports that the server opens by itself are not shared by this version";
-    const NO_ENFORCEMENT: &str = "memory of workers is not enforced by this version";
+/// One line, `NAME=value: reason`, for each setting that the caller made and that is not acted on: this version does not do it, or
+/// it needs port sharing, which is not to be had here (`shares`).
+pub fn not_in_force(config: &Config, shares: bool) -> Vec<String> {
+    const NO_SHARING: &str = "ports that the server opens by itself are not shared here";
     let listens = !config.listen.is_empty();
+    let unshared = !shares && config.share != Share::Off;
     let asks = [
-        ("SHARE", config.share == Share::On, NO_SHARING),
-        ("SHARE_PORTS", true, NO_SHARING),
-        ("PORT_PER_WORKER", !config.port_per_worker.is_empty(), "ports are left as the server asks for them by this version"),
-        ("BALANCE", !listens, NO_SHARING),
-        (
-            "BALANCE",
-            listens && config.balance != Balance::Queue,
-            "each address of LISTEN is one queue for all workers in this version",
-        ),
+        ("SHARE_PORTS", config.share_ports != SharePorts::All && !shares, NO_SHARING),
+        ("PORT_PER_WORKER", !config.port_per_worker.is_empty() && !shares, NO_SHARING),
+        ("BALANCE", !listens && unshared, NO_SHARING),
         ("NODE_IPC", config.node_ipc == NodeIpc::On, "this version does not speak Node's cluster protocol"),
+        // With `auto` it still says whether a worker above its share is replaced before it would have to be killed.
         (
-            "WORKER_MEMORY",
-            matches!(config.worker_memory, WorkerMemory::Cap(_)),
-            "it counts for WORKERS=auto, but memory of workers is not enforced by this version",
+            "MEMORY_SOFT",
+            config.memory_soft.is_some() && config.worker_memory == WorkerMemory::Off,
+            "WORKER_MEMORY=off has no cap",
         ),
-        ("MEMORY_SOFT", config.memory_soft.is_some(), NO_ENFORCEMENT),
         (
             "HANG_TIMEOUT",
-            config.hang_timeout.is_some(),
-            "accept queues and heartbeats are not watched by this version; WATCHDOG_USEC is",
+            config.hang_timeout.is_some() && (config.balance == Balance::Queue || !(shares || listens)),
+            "only a worker that has an accept queue of its own can be seen to leave it waiting; WATCHDOG_USEC is watched",
         ),
-        ("STOP_WHEN", config.stop_when == StopWhen::Quiet, "the stop signal is sent at once by this version"),
-        ("RUNTIME_HINTS", config.runtime_hints, "runtimes are not told their share by this version"),
-        ("OUTPUT", config.output == Output::Prefix, "workers' output is left as it is by this version"),
         (
-            "READY",
-            config.ready == Ready::Listen && !listens,
-            "listening cannot be seen without LISTEN in this version; running is used instead",
+            "STOP_WHEN",
+            config.stop_when == StopWhen::Quiet && !shares && !listens,
+            "listeners that the server opens by itself are not known here, so the stop signal is sent at once",
         ),
+        ("OUTPUT", config.output == Output::Prefix, "workers' output is left as it is by this version"),
+        ("READY", config.ready == Ready::Listen && !listens && !shares, "listening cannot be seen here; running is used instead"),
     ];
     let unmet = asks.into_iter().filter(|(_, asks, _)| *asks);
     unmet.filter_map(|(name, _, why)| Some(format!("{name}={}: {why}", config.given.get(name)?))).collect()
@@ -103,31 +97,38 @@ mod tests {
 
     #[test]
     fn defaults_are_never_reported() {
-        assert_eq!(not_in_force(&config(&[])), Vec::<String>::new());
-        assert_eq!(not_in_force(&config(&[("CLUSTERINIT_LISTEN", "8080"), ("CLUSTERINIT_GRACE", "1s")])), Vec::<String>::new());
+        for shares in [true, false] {
+            assert_eq!(not_in_force(&config(&[]), shares), Vec::<String>::new());
+            let given = [("CLUSTERINIT_LISTEN", "8080"), ("CLUSTERINIT_GRACE", "1s")];
+            assert_eq!(not_in_force(&config(&given), shares), Vec::<String>::new());
+        }
     }
 
     #[test]
     fn what_was_asked_for_and_is_not_done_is_reported() {
         let asked = [
-            ("SHARE", "on"),
             ("SHARE_PORTS", "8080"),
             ("PORT_PER_WORKER", "9100"),
             ("BALANCE", "queue"),
             ("NODE_IPC", "on"),
-            ("WORKER_MEMORY", "1G"),
-            ("MEMORY_SOFT", "80%"),
             ("HANG_TIMEOUT", "5s"),
             ("STOP_WHEN", "quiet"),
-            ("RUNTIME_HINTS", "on"),
             ("OUTPUT", "prefix"),
             ("READY", "listen"),
         ];
         for (name, value) in asked {
-            let lines = not_in_force(&config(&[(&format!("CLUSTERINIT_{name}"), value)]));
+            let lines = not_in_force(&config(&[(&format!("CLUSTERINIT_{name}"), value)]), false);
             assert_eq!(lines.len(), 1, "{name}: {lines:?}");
             assert!(lines[0].starts_with(&format!("{name}={value}: ")), "{lines:?}");
         }
+    }
+
+    #[test]
+    fn a_soft_limit_needs_a_cap() {
+        let off = ("CLUSTERINIT_WORKER_MEMORY", "off");
+        let lines = not_in_force(&config(&[off, ("CLUSTERINIT_MEMORY_SOFT", "80%")]), true);
+        assert_eq!(lines, ["MEMORY_SOFT=80%: WORKER_MEMORY=off has no cap"]);
+        assert_eq!(not_in_force(&config(&[off, ("CLUSTERINIT_MEMORY_SOFT", "off")]), true), Vec::<String>::new());
     }
 
     #[test]
@@ -137,21 +138,28 @@ mod tests {
             ("PORT_PER_WORKER", "none"),
             ("NODE_IPC", "auto"),
             ("WORKER_MEMORY", "auto"),
+            ("WORKER_MEMORY", "1G"),
+            ("WORKER_MEMORY", "off"),
             ("MEMORY_SOFT", "off"),
+            ("MEMORY_SOFT", "80%"),
             ("HANG_TIMEOUT", "off"),
             ("STOP_WHEN", "now"),
             ("RUNTIME_HINTS", "off"),
+            ("RUNTIME_HINTS", "on"),
             ("OUTPUT", "inherit"),
             ("READY", "running"),
             ("BALANCE", "queue"),
+            ("BALANCE", "spread"),
             ("READY", "listen"),
+            ("STOP_WHEN", "quiet"),
             ("MAX_LIFETIME", "1h"),
         ];
         for (name, value) in done {
-            let lines = not_in_force(&config(&[(&format!("CLUSTERINIT_{name}"), value), ("CLUSTERINIT_LISTEN", "8080")]));
-            assert_eq!(lines, Vec::<String>::new());
+            let (name, listen) = (&format!("CLUSTERINIT_{name}"), ("CLUSTERINIT_LISTEN", "8080"));
+            assert_eq!(not_in_force(&config(&[(name, value), listen]), false), Vec::<String>::new());
+            assert_eq!(not_in_force(&config(&[(name, value)]), true), Vec::<String>::new());
         }
-        let spread = not_in_force(&config(&[("CLUSTERINIT_BALANCE", "spread"), ("CLUSTERINIT_LISTEN", "8080")]));
-        assert!(spread[0].contains("one queue"), "{spread:?}");
+        let in_one_queue = [("CLUSTERINIT_BALANCE", "queue"), ("CLUSTERINIT_HANG_TIMEOUT", "5s")];
+        assert_eq!(not_in_force(&config(&in_one_queue), true).len(), 1);
     }
 }

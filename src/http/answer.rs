@@ -57,7 +57,7 @@ impl Desk {
 
     async fn workers(&self, snapshot: &Snapshot) -> Answer {
         let workers: Vec<_> = snapshot.rows.iter().filter_map(|row| row.life.zip(row.pid)).collect();
-        let figures = self.meter.figures(self.side.clock, &workers).await;
+        let figures = self.meter.figures(self.side.clock, &workers, &snapshot.shared.by_life).await;
         let report = Report::new(snapshot, &figures, self.side.pid, self.side.clock.now());
         match serde_json::to_vec(&report) {
             Ok(mut body) => {
@@ -76,9 +76,12 @@ impl Desk {
 fn unhealthy(snapshot: &Snapshot, now: Time) -> Option<String> {
     let stops = matches!(snapshot.state, State::Draining | State::Stopping);
     let is_late = snapshot.unhealthy_from.is_some_and(|from| from <= now);
-    (is_late && !stops).then(|| {
-        format!("no worker has been ready for CLUSTERINIT_UNHEALTHY_AFTER; {} are ready of {}", snapshot.ready, snapshot.wanted)
-    })
+    let (ready, wanted) = (snapshot.ready, snapshot.wanted);
+    let why = match ready {
+        0 => format!("no worker has been ready for CLUSTERINIT_UNHEALTHY_AFTER; {ready} are ready of {wanted}"),
+        _ => format!("all {ready} ready workers have left connections waiting for CLUSTERINIT_UNHEALTHY_AFTER"),
+    };
+    (is_late && !stops).then_some(why)
 }
 
 fn ok_unless(reason: Option<String>) -> Answer {

@@ -47,12 +47,16 @@ struct Share<'a> {
     mechanism: &'a str,
     balance: Option<&'a str>,
     reason: Option<&'a str>,
+    disconnect: bool,
     listeners: Vec<Listener<'a>>,
 }
 
 #[derive(Debug, Serialize)]
 struct Listener<'a> {
     address: &'a str,
+    disconnect: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    worker: Option<Slot>,
 }
 
 #[derive(Debug, Serialize)]
@@ -110,10 +114,11 @@ impl<'a> Report<'a> {
                 mechanism: facts.share_mechanism,
                 balance: facts.balance,
                 reason: facts.share_reason.as_deref(),
-                listeners: facts.listeners.iter().map(|address| Listener { address }).collect(),
+                disconnect: facts.share_disconnects,
+                listeners: snapshot.shared.listeners.iter().map(Listener::new).collect(),
             },
             orphans_reaped: snapshot.orphans_reaped,
-            workers: snapshot.rows.iter().map(|row| Worker::new(row, figures, facts.worker_cap_bytes, now)).collect(),
+            workers: snapshot.rows.iter().map(|row| Worker::new(row, figures, now)).collect(),
             reload: Reload {
                 state: snapshot.reload.state,
                 reason: snapshot.reload.reason.as_deref(),
@@ -124,8 +129,14 @@ impl<'a> Report<'a> {
     }
 }
 
+impl<'a> Listener<'a> {
+    fn new(listener: &'a status::Listener) -> Self {
+        Self { address: &listener.address, disconnect: listener.disconnects, worker: listener.worker }
+    }
+}
+
 impl Worker {
-    fn new(row: &status::Row, figures: &ByLife, cap: Option<u64>, now: Time) -> Self {
+    fn new(row: &status::Row, figures: &ByLife, now: Time) -> Self {
         let used = match row.life {
             Some(life) => figures.get(&life).copied().unwrap_or_default(),
             None => Figures { processes: Some(0), ..Figures::default() },
@@ -139,10 +150,10 @@ impl Worker {
             restarts: row.restarts,
             processes: used.processes,
             memory_bytes: used.memory_bytes,
-            memory_cap_bytes: cap,
+            memory_cap_bytes: row.memory_cap_bytes,
             cpu_seconds: used.cpu_time.map(seconds),
-            connections: None,
-            accept_queue: None,
+            connections: used.connections,
+            accept_queue: used.accept_queue,
             next_start_seconds: row.next_start.map(|due| seconds(due.since(now))),
             last_exit: row.last_exit.map(|exit| LastExit::new(exit, now)),
         }
@@ -167,12 +178,13 @@ fn seconds(duration: Duration) -> f64 {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::collections::BTreeMap;
     use std::sync::Arc;
 
     use proptest::prelude::*;
 
     use super::*;
-    use crate::cluster::status::{Facts, Row};
+    use crate::cluster::status::{Facts, Row, Shared};
     use crate::cluster::words::{Life, Signal};
 
     fn at(millis: u64) -> Time {
@@ -191,9 +203,13 @@ pub(crate) mod tests {
             share_mechanism: "listen-fds",
             balance: Some("spread"),
             share_reason: None,
-            listeners: vec!["0.0.0.0:8080".to_owned()],
+            share_disconnects: true,
             not_in_force: vec!["CLUSTERINIT_HANG_TIMEOUT=5s: hung workers are not seen yet".to_owned()],
         };
+        let listeners = vec![
+            status::Listener { address: "0.0.0.0:8080".to_owned(), worker: None, disconnects: true },
+            status::Listener { address: "0.0.0.0:9101".to_owned(), worker: Some(Slot(1)), disconnects: true },
+        ];
         let replaced = Row {
             slot: Slot(0),
             life: Some(Life(3)),
@@ -202,6 +218,7 @@ pub(crate) mod tests {
             generation: 1,
             started: Some(at(100)),
             restarts: 1,
+            memory_cap_bytes: Some(251_658_240),
             next_start: None,
             last_exit: Some(status::LastExit {
                 status: ExitStatus::Signal { signal: Signal::KILL, core: false },
@@ -217,6 +234,7 @@ pub(crate) mod tests {
             generation: 1,
             started: None,
             restarts: 4,
+            memory_cap_bytes: Some(251_658_240),
             next_start: Some(at(12_800)),
             last_exit: Some(status::LastExit { status: ExitStatus::Code(3), reason: Reason::Crash, at: at(12_000) }),
         };
@@ -230,13 +248,19 @@ pub(crate) mod tests {
             unhealthy_from: None,
             orphans_reaped: 0,
             reload: status::Reload { state: ReloadState::None, reason: None, at: None },
+            shared: Arc::new(Shared { listeners, by_life: BTreeMap::new() }),
             rows: vec![replaced, failing],
         }
     }
 
     #[test]
     fn the_body_is_the_pinned_one() {
-        let used = Figures { processes: Some(1), memory_bytes: Some(48_123_904), cpu_time: Some(Duration::from_millis(400)) };
+        let used = Figures {
+            processes: Some(1),
+            memory_bytes: Some(48_123_904),
+            cpu_time: Some(Duration::from_millis(400)),
+            ..Figures::default()
+        };
         let figures = ByLife::from([(Life(3), used)]);
         let snapshot = example();
         let body = serde_json::to_string_pretty(&Report::new(&snapshot, &figures, 1, at(12_300))).expect("JSON");

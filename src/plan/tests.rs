@@ -17,6 +17,9 @@ fn machine() -> Machine {
         is_pid1: true,
         command: vec!["/usr/bin/server".into()],
         watchdog: None,
+        sharing: Ok(Works { needs_no_new_privs: false }),
+        privileged_file: None,
+        subgroups: Err("cgroups are read-only here".to_owned()),
     }
 }
 
@@ -38,6 +41,9 @@ fn the_defaults_follow_the_machine() {
         end_with_first: true,
         most_workers: 12,
         memory_allows: Some(7),
+        inputs: plan.policy.inputs.clone(),
+        sees_listening: true,
+        quiet: true,
         seed: 7,
         ..Policy::default()
     };
@@ -47,9 +53,11 @@ fn the_defaults_follow_the_machine() {
         cpu_source: Some("/sys/fs/cgroup/cpu.max".to_owned()),
         memory_limit_bytes: Some(1 << 30),
         memory_source: Some("/sys/fs/cgroup/memory.max".to_owned()),
-        memory_enforced_by: "off",
-        share_mechanism: "none",
-        share_reason: Some(NO_SHARING.to_owned()),
+        memory_enforced_by: "sampling",
+        worker_cap_bytes: Some((1024 - 36) * (1 << 20) / 3),
+        share_mechanism: "seccomp",
+        balance: Some("spread"),
+        share_disconnects: true,
         ..Facts::default()
     };
     assert_eq!(plan.facts, expected);
@@ -74,15 +82,22 @@ fn every_setting_of_the_policy_arrives() {
     let config = config(&given);
     let seconds = Duration::from_secs;
     let outside = Machine { is_pid1: false, watchdog: Some(seconds(9)), ..machine() };
+    let actual = Plan::new(&config, &outside, 1).policy;
     let expected = Policy {
         workers: 2,
         slot_zero_first: false,
         end_with_first: false,
         most_workers: 12,
         memory_allows: Some(7),
+        inputs: actual.inputs.clone(),
+        memory_soft: Some(0.9),
+        kernel_caps: false,
         restart: Restart::OnFailure,
         backoff: config.backoff,
         ready: ReadyMode::Notify,
+        sees_listening: true,
+        quiet: true,
+        hang_timeout: None,
         start_timeout: seconds(3),
         min_ready: 2,
         unhealthy_after: seconds(240),
@@ -94,7 +109,7 @@ fn every_setting_of_the_policy_arrives() {
         owns_namespace: false,
         seed: 1,
     };
-    assert_eq!(Plan::new(&config, &outside, 1).policy, expected);
+    assert_eq!(actual, expected);
 }
 
 #[test]
@@ -122,11 +137,45 @@ fn slot_zero_goes_first_unless_the_others_need_not_wait_for_it() {
 }
 
 #[test]
-fn listen_is_shared_as_one_queue() {
+fn listen_follows_balance_and_is_ready_when_it_runs() {
     let plan = plan(&[("CLUSTERINIT_LISTEN", "8080,unix:/run/app.sock"), ("CLUSTERINIT_READY", "listen")]);
-    assert_eq!((plan.facts.share_mechanism, plan.facts.balance, plan.facts.share_reason), ("listen-fds", Some("queue"), None));
-    assert_eq!(plan.facts.listeners, ["[::]:8080", "unix:/run/app.sock"]);
-    assert_eq!(plan.policy.ready, ReadyMode::Running);
+    assert_eq!((plan.facts.share_mechanism, plan.facts.balance, plan.facts.share_reason), ("listen-fds", Some("spread"), None));
+    assert_eq!((plan.policy.ready, plan.policy.sees_listening), (ReadyMode::Listen, false));
+}
+
+/// Mechanism, workers, and what the start says.
+fn shared(given: &[(&str, &str)], machine: &Machine) -> (&'static str, u32, Vec<String>) {
+    let plan = Plan::new(&config(given), machine, 0);
+    assert_eq!(plan.facts.share_reason.is_some(), plan.facts.share_mechanism == "none", "{given:?}");
+    (plan.facts.share_mechanism, plan.policy.workers, plan.lines[1..].to_vec())
+}
+
+#[test]
+fn where_ports_cannot_be_shared_auto_runs_one_worker_and_says_why() {
+    let refused = Machine { sharing: Err(Refusal("the profile refuses seccomp".to_owned())), ..machine() };
+    let (mechanism, workers, lines) = shared(&[], &refused);
+    assert_eq!((mechanism, workers), ("none", 1));
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    for part in ["the profile refuses seccomp", "1 worker in place of 3", "CLUSTERINIT_LISTEN", "CLUSTERINIT_WORKERS=N"] {
+        assert!(lines[0].contains(part), "{lines:?}");
+    }
+    let (mechanism, workers, lines) = shared(&[("CLUSTERINIT_WORKERS", "2")], &refused);
+    assert_eq!((mechanism, workers, lines.len()), ("none", 2, 1));
+    assert_eq!(shared(&[("CLUSTERINIT_LISTEN", "8080")], &refused), ("listen-fds", 3, Vec::new()));
+    assert_eq!(shared(&[("CLUSTERINIT_SHARE", "off")], &machine()), ("none", 3, Vec::new()));
+}
+
+#[test]
+fn privileges_that_would_be_lost_are_kept_and_the_loss_is_said() {
+    let costs = Machine { sharing: Ok(Works { needs_no_new_privs: true }), ..machine() };
+    let (mechanism, _, lines) = shared(&[], &costs);
+    assert!(mechanism == "seccomp" && lines[0].contains("no_new_privs"), "{lines:?}");
+    let privileged = Machine { privileged_file: Some("/bin/ping is setuid".to_owned()), ..costs };
+    let (mechanism, workers, lines) = shared(&[], &privileged);
+    assert!(mechanism == "none" && workers == 1 && lines[0].contains("/bin/ping is setuid"), "{lines:?}");
+    assert_eq!(shared(&[("CLUSTERINIT_SHARE", "on")], &privileged).0, "seccomp", "the user says so");
+    let free = Machine { sharing: Ok(Works { needs_no_new_privs: false }), ..privileged };
+    assert_eq!(shared(&[], &free).0, "seccomp", "nothing is lost");
 }
 
 #[test]
@@ -149,6 +198,39 @@ fn memory_counts_workers_by_their_cap_or_by_the_least() {
 }
 
 #[test]
+fn the_best_that_can_enforce_a_cap_does_and_off_is_off() {
+    let unlimited = || Machine { limits: Limits::default(), ..machine() };
+    let writable = |machine| Machine { subgroups: Ok(()), ..machine };
+    let cases = [
+        // WORKER_MEMORY, machine: enforced by, cap in MiB
+        ("auto", writable(machine()), "cgroup", Some(329)),
+        ("auto", machine(), "sampling", Some(329)),
+        ("auto", writable(unlimited()), "off", None),
+        ("256Mi", writable(machine()), "cgroup", Some(256)),
+        ("256Mi", machine(), "sampling", Some(256)),
+        ("256Mi", unlimited(), "sampling", Some(256)),
+        ("off", writable(machine()), "off", None),
+    ];
+    for (setting, machine, by, cap) in cases {
+        let plan = Plan::new(&config(&[("CLUSTERINIT_WORKER_MEMORY", setting)]), &machine, 0);
+        let actual = (plan.facts.memory_enforced_by, plan.facts.worker_cap_bytes.map(|bytes| bytes >> 20));
+        assert_eq!(actual, (by, cap), "{setting}");
+        assert_eq!(
+            (plan.policy.kernel_caps, plan.sizing.share.memory),
+            (by == "cgroup", plan.facts.worker_cap_bytes),
+            "{setting}"
+        );
+    }
+}
+
+#[test]
+fn a_start_says_which_numbers_do_not_fit() {
+    let plan = plan(&[("CLUSTERINIT_WORKERS", "8"), ("CLUSTERINIT_WORKER_MEMORY", "256Mi")]);
+    assert_eq!(plan.lines.len(), 2, "{:?}", plan.lines);
+    assert!(plan.lines[1].contains("more than the limit of 1Gi"), "{:?}", plan.lines);
+}
+
+#[test]
 fn a_program_is_known_by_its_base_name() {
     for (command, workers) in [("/opt/jre/bin/java", 1), ("dotnet", 1), ("beam.smp", 1), ("./java-server", 3), ("/", 3), ("", 3)]
     {
@@ -160,7 +242,8 @@ fn a_program_is_known_by_its_base_name() {
 
 #[test]
 fn this_machine_can_be_looked_at() {
-    let machine = Machine::look(vec!["x".into()]);
+    let machine = Machine::look(vec!["x".into()], Share::Auto, None);
     assert!(machine.affinity >= 1 && !machine.is_pid1);
     assert_eq!(machine.limits, cgroup::read(Path::new("/")));
+    assert_eq!(machine.subgroups, Err("clusterinit is not PID 1 here".to_owned()));
 }

@@ -1,20 +1,26 @@
 //! Effects become system calls, one after the other, and what must be answered is answered at once.
 
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io;
 use std::io::Write;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::OpenOptionsExt;
 
 use tracing::{debug, warn};
 
 use crate::cluster::effect::{Effect, Note};
 use crate::cluster::event::{Event, Left};
+use crate::cluster::sizing::Share;
 use crate::cluster::words::{Life, Pid, Signal, Slot};
 use crate::notify::NotifySocket;
+use crate::sys::process::Started;
+use crate::sys::subgroups::Group;
 use crate::sys::tree::{self, Member, Strays};
 use crate::sys::{process, reap, terminal};
 
 use super::lives::Body;
+use super::token::Token;
 use super::{Runtime, lines};
 
 /// A tree that forks while it is killed is looked at again, this often at once; after that the core asks again.
@@ -23,9 +29,11 @@ const KILL_PASSES: usize = 4;
 /// So many names of killed processes make a line; the others are counted.
 const NAMES_IN_A_LINE: usize = 12;
 
-/// Which descriptor of a life a token stands for.
-pub(super) fn token(life: Life, is_outcome: bool) -> u64 {
-    life.0 << 1 | u64::from(is_outcome)
+/// What a start depends on besides its slot.
+struct Turn {
+    generation: u32,
+    workers: u32,
+    share: Share,
 }
 
 impl Runtime {
@@ -39,10 +47,18 @@ impl Runtime {
     /// The event that answers the effect, where it has one.
     pub(super) fn carry_out(&mut self, effect: Effect) -> Option<Event> {
         match effect {
-            Effect::Spawn { life, slot, generation, workers } => return Some(self.spawn(life, slot, generation, workers)),
+            Effect::Spawn { life, slot, generation, workers, share } => {
+                return Some(self.spawn(life, slot, Turn { generation, workers, share }));
+            }
+            Effect::Join { life } => self.join(life),
+            Effect::Disconnect { life, hung } => self.disconnect(life, hung),
+            Effect::SeekQuiet { life, from, until } => return self.seek_quiet(life, from, until),
+            Effect::Refuse => self.refuse(),
             Effect::StopLeader { life } => self.stop_leader(life),
             Effect::StopRest { life } => self.stop_rest(life),
             Effect::KillTree { life } => self.kill_tree(life),
+            Effect::Confirm { life } => self.confirm(life),
+            Effect::Bound { bytes } => self.memory.bound(bytes),
             Effect::LookAround => {
                 self.sweeping = true;
                 return Some(Event::NamespaceSeen { left: self.look_around() });
@@ -56,33 +72,70 @@ impl Runtime {
         None
     }
 
-    fn spawn(&mut self, life: Life, slot: Slot, generation: u32, workers: u32) -> Event {
-        match self.start(life, slot, generation, workers) {
+    fn spawn(&mut self, life: Life, slot: Slot, turn: Turn) -> Event {
+        match self.start(life, slot, turn) {
             Ok(pid) => Event::Forked { life, pid },
             Err(error) => Event::ForkRefused { life, why: error.to_string() },
         }
     }
 
-    fn start(&mut self, life: Life, slot: Slot, generation: u32, workers: u32) -> io::Result<Pid> {
+    fn start(&mut self, life: Life, slot: Slot, Turn { generation, workers, share }: Turn) -> io::Result<Pid> {
         let notify = NotifySocket::bind()?;
-        self.poller.watch(notify.descriptor(), token(life, false))?;
+        self.poller.watch(notify.descriptor(), Token::Messages(life).number())?;
         let slot_text = slot.to_string();
-        let more = [
-            ("CLUSTERINIT_WORKER_ID", slot_text.clone()),
-            ("CLUSTERINIT_WORKER_COUNT", workers.to_string()),
-            ("CLUSTERINIT_GENERATION", generation.to_string()),
-            ("NODE_APP_INSTANCE", slot_text),
-            ("NOTIFY_SOCKET", notify.address().to_owned()),
-        ];
-        let started = self.launch.start(&more)?;
+        let mut more = self.hints.variables(share, workers);
+        more.extend([
+            ("CLUSTERINIT_WORKER_ID", OsString::from(&slot_text)),
+            ("CLUSTERINIT_WORKER_COUNT", workers.to_string().into()),
+            ("CLUSTERINIT_GENERATION", generation.to_string().into()),
+            ("NODE_APP_INSTANCE", slot_text.into()),
+            ("NOTIFY_SOCKET", notify.address().into()),
+        ]);
+        let group = self.memory.group(life, share.memory)?;
+        let started = match self.start_with_listeners(life, slot, &more, group.as_ref()) {
+            Ok(started) => started,
+            Err(error) => {
+                self.memory.forget(life, group);
+                return Err(error);
+            }
+        };
         // Where it cannot be watched it is read when the leader ends, and the worker counts as executed until then.
-        let watched = self.poller.watch(&started.outcome, token(life, true)).is_ok();
+        let watched = self.poller.watch(&started.outcome, Token::Outcome(life).number()).is_ok();
         let entry = format!("NOTIFY_SOCKET={}", notify.address()).into_bytes();
         let outcome = Some(started.outcome);
         let pid = started.pid;
-        let body = Body { slot, pid, notify, entry, outcome, executed: !watched, leader_gone: false, strangers_notify: false };
+        let body = Body {
+            slot,
+            pid,
+            notify,
+            entry,
+            group,
+            outcome,
+            executed: !watched,
+            calls: None,
+            leader_gone: false,
+            strangers_notify: false,
+        };
         self.lives.insert(life, body);
         Ok(pid)
+    }
+
+    /// What `LISTEN` asks for is this life's before its process exists.
+    fn start_with_listeners(
+        &mut self,
+        life: Life,
+        slot: Slot,
+        more: &[(&str, OsString)],
+        group: Option<&Group>,
+    ) -> io::Result<Started> {
+        let handed = self.sharing.hand_out(life, slot)?;
+        let descriptors: Vec<BorrowedFd<'_>> = handed.iter().filter_map(|handed| self.sharing.descriptor(*handed)).collect();
+        let started = self.launch.start(more, &descriptors, group.map(Group::entrance));
+        match &started {
+            Ok(_) => self.handed_out(life, &handed),
+            Err(_) => self.release_ports(life),
+        }
+        started
     }
 
     fn stop_leader(&self, life: Life) {
@@ -115,6 +168,9 @@ impl Runtime {
             killed.extend(new.iter().filter(|member| member.signal(Signal::KILL)).cloned());
             tried.extend(new);
         }
+        if let Some(Err(error)) = self.lives.get(life).and_then(|body| body.group.as_ref()).map(Group::kill) {
+            debug!(slot, %error, "the worker's cgroup cannot be killed as one");
+        }
         if !leader_gone {
             // In one step of the kernel, which nothing that forks can outrun; the leader holds the group's number.
             process::signal_group(pid, Signal::KILL);
@@ -128,15 +184,13 @@ impl Runtime {
     }
 
     /// The living members of a life's tree, without its leader.
-    fn members(&mut self, life: Life) -> Vec<Member> {
+    pub(super) fn members(&mut self, life: Life) -> Vec<Member> {
         let strays = self.strays_now();
-        self.lives.get(life).map_or_else(Vec::new, |body| strays.members(body.mark(), &self.known_strays))
+        self.lives.get(life).map_or_else(Vec::new, |body| body.members(&strays, &self.known_strays))
     }
 
     pub(super) fn strays_now(&mut self) -> Strays {
-        let mut strays = Strays::list();
-        while strays.look(usize::MAX, &mut self.known_strays, |pid| self.lives.is_leader(pid)) {}
-        strays
+        Strays::look_now(&mut self.known_strays, |pid| self.lives.is_leader(pid))
     }
 
     // === what is no worker's ===

@@ -2,7 +2,9 @@
 //!
 //! Everything else is handed a [`Time`], counted from the start of clusterinit, so that the core and its tests own their time.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_gettime};
 
 use crate::cluster::words::Time;
 
@@ -21,4 +23,9 @@ impl Clock {
     pub fn now(&self) -> Time {
         Time(self.started.elapsed())
     }
+}
+
+/// What this thread has had of a CPU so far: time in which the machine was busy with others does not count (`man 2 clock_gettime`).
+pub fn cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }

@@ -8,12 +8,16 @@ use tracing::{debug, warn};
 
 use crate::cluster::event::{Event, ExecFailure};
 use crate::cluster::words::{Life, Pid};
+use crate::sys::descriptor::lift;
 use crate::sys::init;
-use crate::sys::process::{self, Failed, Step};
+use crate::sys::outcome::{self, Failed, Outcome, Step};
 use crate::sys::reap;
+use crate::sys::seccomp::Listener;
 use crate::sys::signals::CHLD;
 use crate::sys::tree::{self, Strays};
 
+use super::clock;
+use super::token::Token;
 use super::{READS_PER_TURN, Runtime, let_others_go_on};
 
 /// After so many ends the side port gets a turn: a yield, not a limit.
@@ -22,7 +26,10 @@ const REAPS_PER_TURN: u32 = 256;
 /// How long SIGCHLD waits after a turn that reaped orphans.
 const FLOCK: Duration = Duration::from_millis(1);
 
-/// However long a look took (the machine may have been busy elsewhere), ends are noticed after this at the latest.
+/// A turn that cost less than this needs no pause: it was no look at many strays.
+const COSTLY: Duration = Duration::from_millis(4);
+
+/// However long a look took, ends are noticed after this at the latest.
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
 /// A worker that floods its socket waits for the others.
@@ -48,13 +55,23 @@ impl Runtime {
                 return false;
             }
             for token in tokens {
-                let life = Life(token >> 1);
-                if token & 1 == 1 {
-                    self.read_outcome(life);
-                    read += 1;
-                } else {
-                    read += self.read_messages(life);
-                }
+                read += match Token::of(token) {
+                    Token::Messages(life) => self.read_messages(life),
+                    Token::Outcome(life) => {
+                        self.read_outcome(life);
+                        1
+                    }
+                    Token::Calls(life) => self.read_calls(life),
+                    Token::Lane(lane) => {
+                        self.lane_stirred(lane);
+                        1
+                    }
+                    Token::Deadline => {
+                        self.timer.clear();
+                        self.deadline_reached();
+                        1
+                    }
+                };
             }
             if read >= READS_PER_TURN {
                 return true;
@@ -63,26 +80,33 @@ impl Runtime {
     }
 
     fn read_outcome(&mut self, life: Life) {
-        let Some(body) = self.lives.get_mut(life) else { return };
-        let Some(pipe) = &body.outcome else { return };
-        let mut bytes = [0; 8];
-        let length = match nix::unistd::read(pipe, &mut bytes) {
-            Ok(length) => length,
-            Err(Errno::EAGAIN | Errno::EINTR) => return,
-            Err(_) => 0,
-        };
-        if let Some(pipe) = body.outcome.take() {
-            self.poller.forget(&pipe);
+        loop {
+            let Some(body) = self.lives.get_mut(life) else { return };
+            let Some(socket) = &body.outcome else { return };
+            match outcome::read(socket) {
+                None => return,
+                Some(Outcome::Listener(descriptor)) => self.listener_arrived(life, Listener::new(lift(descriptor))),
+                Some(Outcome::NoListener(errno)) => {
+                    let (slot, why) = (body.slot.0, errno.desc());
+                    warn!(slot, why, "this worker cannot share ports");
+                }
+                Some(Outcome::Failed(failed)) => {
+                    let (failure, why) = explain(failed, &self.launch.command());
+                    self.forget_outcome(life);
+                    self.apply(Event::ExecFailed { life, failure, why });
+                }
+                Some(Outcome::Executed) => {
+                    body.executed = true;
+                    self.forget_outcome(life);
+                    self.apply(Event::Executed { life });
+                }
+            }
         }
-        match bytes.get(..length).and_then(process::parse_outcome) {
-            None => {
-                body.executed = true;
-                self.apply(Event::Executed { life });
-            }
-            Some(failed) => {
-                let (failure, why) = explain(failed, &self.launch.command());
-                self.apply(Event::ExecFailed { life, failure, why });
-            }
+    }
+
+    fn forget_outcome(&mut self, life: Life) {
+        if let Some(socket) = self.lives.get_mut(life).and_then(|body| body.outcome.take()) {
+            self.poller.forget(&socket);
         }
     }
 
@@ -112,7 +136,7 @@ impl Runtime {
         }
         // One SIGCHLD for all that end meanwhile, in place of one handler run after each system call.
         init::block(CHLD);
-        let began = self.clock.now();
+        let before = clock::cpu_time();
         let (mut ended, mut orphans) = (0_u32, 0_u32);
         let mut remains = None;
         while let Some(pid) = reap::ended_child() {
@@ -139,11 +163,15 @@ impl Runtime {
             }
         }
         if ended > 0 {
+            self.memory.count_ooms(self.clock.now());
             self.look_after_orphaned_trees().await;
         }
         let was_storm = orphans > 0 || ended >= REAPS_PER_TURN;
         self.count_orphans(orphans);
-        self.pause_after(was_storm, self.clock.now().since(began));
+        match pause_after(was_storm, ended, clock::cpu_time().saturating_sub(before)) {
+            Some(pause) if self.exit.is_none() => self.next_flock = Some(self.clock.now() + pause),
+            _ => init::allow(CHLD),
+        }
     }
 
     fn reap_orphan(&mut self, pid: Pid, orphans: &mut u32) -> bool {
@@ -151,17 +179,6 @@ impl Runtime {
         *orphans += u32::from(was_reaped);
         self.known_strays.forget(pid);
         was_reaped
-    }
-
-    /// Where there are tens of thousands of strays a look at them takes long: it may take a tenth of the time, not all of it.
-    /// (The kernel lists children by the page, and goes through all before for each: 25 ms for 20,000.)
-    fn pause_after(&mut self, was_storm: bool, took: Duration) {
-        let pause = (took * 9).clamp(FLOCK, LONGEST_PAUSE);
-        if (was_storm || took >= FLOCK * 4) && self.exit.is_none() {
-            self.next_flock = Some(self.clock.now() + pause);
-        } else {
-            init::allow(CHLD);
-        }
     }
 
     /// What the strays were when this leader had ended already: an earlier look, or a new one. The first look of a turn is for one
@@ -206,12 +223,19 @@ impl Runtime {
         self.read_outcome(life);
         self.read_messages(life);
         // While it is a zombie its pid, and so its group's, is nobody else's.
-        let members = self.lives.get(life).map_or_else(Vec::new, |body| strays.members(body.mark(), &self.known_strays));
+        let members = self.lives.get(life).map_or_else(Vec::new, |body| body.members(strays, &self.known_strays));
         let rest = u32::try_from(members.len()).unwrap_or(u32::MAX);
         let Some(status) = reap::reap(pid) else { return false };
+        let out_of_memory = self.ended_by_oom(life, status);
         self.lives.leader_gone(life);
+        // From this turn on nobody is sent to it.
+        self.leave_rotation(life);
+        self.searches.forget(life);
         if rest == 0 {
             self.forget(life);
+        }
+        if out_of_memory {
+            self.apply(Event::OutOfMemory { life });
         }
         self.apply(Event::LeaderEnded { life, status, rest });
         true
@@ -222,7 +246,7 @@ impl Runtime {
         if !orphaned.is_empty() {
             let strays = self.look_at_strays().await;
             for life in orphaned {
-                if self.lives.get(life).is_some_and(|body| strays.members(body.mark(), &self.known_strays).is_empty()) {
+                if self.lives.get(life).is_some_and(|body| body.members(&strays, &self.known_strays).is_empty()) {
                     self.forget(life);
                     self.apply(Event::TreeEnded { life });
                 }
@@ -236,16 +260,31 @@ impl Runtime {
 
     fn forget(&mut self, life: Life) {
         if let Some(body) = self.lives.tree_gone(life) {
+            self.memory.forget(life, body.group);
             self.poller.forget(body.notify.descriptor());
+            if let Some(calls) = &body.calls {
+                self.poller.forget(calls.descriptor());
+            }
+            self.release_ports(life);
         }
     }
+}
+
+/// How long SIGCHLD waits after a turn. Where there are tens of thousands of strays a look at them takes long: it may take a tenth of
+/// the time, not all of it. (The kernel lists children by the page, and goes through all before for each: 25 ms for 20,000.) `cost` is
+/// CPU time: that others kept the machine busy is no reason to notice a death late.
+fn pause_after(was_storm: bool, ended: u32, cost: Duration) -> Option<Duration> {
+    let pauses = was_storm || (ended > 0 && cost >= COSTLY);
+    pauses.then(|| (cost * 9).clamp(FLOCK, LONGEST_PAUSE))
 }
 
 fn explain(failed: Failed, command: &str) -> (ExecFailure, String) {
     let errno = Errno::from_raw(failed.errno);
     let why = errno.desc();
     match failed.step {
+        Step::Group => (ExecFailure::Transient, format!("cannot enter the worker's cgroup: {why}")),
         Step::Directory => (ExecFailure::NotExecutable, format!("cannot enter the working directory: {why}")),
+        Step::Filter => (ExecFailure::Transient, format!("cannot hand over the listener of stopped calls: {why}")),
         Step::User => (
             ExecFailure::NotExecutable,
             format!("cannot become CLUSTERINIT_USER: {why}; it needs root with CAP_SETUID and CAP_SETGID"),
@@ -266,14 +305,15 @@ fn explain(failed: Failed, command: &str) -> (ExecFailure, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::carry_out::token;
 
     #[test]
-    fn tokens_tell_life_and_descriptor_apart() {
-        for life in [0, 1, 77] {
-            assert_eq!((token(Life(life), true) >> 1, token(Life(life), true) & 1), (life, 1));
-            assert_eq!((token(Life(life), false) >> 1, token(Life(life), false) & 1), (life, 0));
-        }
+    fn only_storms_and_costly_looks_are_paused_after() {
+        let ms = Duration::from_millis;
+        assert_eq!(pause_after(false, 1, ms(1)), None, "a worker died");
+        assert_eq!(pause_after(false, 0, ms(50)), None, "nobody did");
+        assert_eq!(pause_after(true, 1, Duration::ZERO), Some(FLOCK), "an orphan did");
+        assert_eq!(pause_after(false, 1, ms(10)), Some(ms(90)), "a tenth of the time");
+        assert_eq!(pause_after(true, 9, ms(1_000)), Some(LONGEST_PAUSE));
     }
 
     #[test]

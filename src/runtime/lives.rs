@@ -1,11 +1,14 @@
 //! What the runtime knows of each life: the kernel's side of a worker.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 
 use crate::cluster::words::{Life, Pid, Slot};
 use crate::notify::NotifySocket;
-use crate::sys::tree::Mark;
+use crate::sys::subgroups::Group;
+use crate::sys::tree::{KnownStrays, Mark, Member, Strays};
+
+use super::sharing::Calls;
 
 /// One worker as the kernel has it.
 #[derive(Debug)]
@@ -15,9 +18,13 @@ pub(super) struct Body {
     pub(super) notify: NotifySocket,
     /// `NOTIFY_SOCKET=@...`: what its processes carry in their environment.
     pub(super) entry: Vec<u8>,
+    /// Its cgroup, where workers have one of their own.
+    pub(super) group: Option<Group>,
     /// Open until the outcome of exec is known.
     pub(super) outcome: Option<OwnedFd>,
     pub(super) executed: bool,
+    /// Where its ports are shared, from its start on.
+    pub(super) calls: Option<Calls>,
     /// The leader was reaped: its pid is nobody's, or somebody else's.
     pub(super) leader_gone: bool,
     /// Somebody else has sent something to its socket, and that was said.
@@ -27,6 +34,27 @@ pub(super) struct Body {
 impl Body {
     pub(super) fn mark(&self) -> Mark<'_> {
         Mark { leader: self.pid, leader_gone: self.leader_gone, entry: &self.entry }
+    }
+
+    /// The living processes of its tree besides its leader: those that are found by their ties, and what else is in its cgroup.
+    pub(super) fn members(&self, strays: &Strays, known: &KnownStrays) -> Vec<Member> {
+        let mut members = strays.members(self.mark(), known);
+        if let Some(group) = &self.group {
+            let found: BTreeSet<Pid> = members.iter().map(|member| member.pid).chain(self.leader()).collect();
+            members.extend(group.processes().into_iter().filter(|pid| !found.contains(pid)).filter_map(Member::of));
+        }
+        members
+    }
+
+    /// The whole tree, leader first.
+    pub(super) fn processes(&self, strays: &Strays, known: &KnownStrays) -> Vec<Pid> {
+        let members = self.members(strays, known).into_iter().map(|member| member.pid);
+        self.leader().into_iter().chain(members).collect()
+    }
+
+    /// Until it was reaped.
+    pub(super) fn leader(&self) -> Option<Pid> {
+        (!self.leader_gone).then_some(self.pid)
     }
 }
 
@@ -52,6 +80,14 @@ impl Lives {
 
     pub(super) fn get_mut(&mut self, life: Life) -> Option<&mut Body> {
         self.bodies.get_mut(&life)
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = Life> {
+        self.bodies.keys().copied()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Life, &Body)> {
+        self.bodies.iter().map(|(life, body)| (*life, body))
     }
 
     pub(super) fn led_by(&self, pid: Pid) -> Option<Life> {

@@ -11,6 +11,13 @@
 //! |---|---|
 //! | `carry_out.rs` | effects -> system calls |
 //! | `ends.rs` | reaping, and what is left of a tree |
+//! | `sharing.rs` | workers' calls answered; in and out of rotation |
+//! | `queues.rs` | accept queues that do not run dry |
+//! | `quiet.rs` | freeze, look, decide: an instant at which a worker may be stopped |
+//! | `retiring.rs` | which workers are being looked at so |
+//! | `token.rs` | what a readable descriptor stands for |
+//! | `memory.rs` | what the core wants measured; what the OOM killer did |
+//! | `limits.rs` | limits that change while we run |
 //! | `requests.rs` | signals and control requests -> the core, or forwarded |
 //! | `lives.rs` | which pid, descriptors and mark a life has |
 //! | `lines.rs` | the core's notes -> log lines |
@@ -19,9 +26,16 @@
 mod carry_out;
 pub mod clock;
 mod ends;
+mod limits;
 mod lines;
 mod lives;
+mod memory;
+mod queues;
+pub mod quiet;
 mod requests;
+mod retiring;
+mod sharing;
+mod token;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -37,22 +51,33 @@ use tokio::task::{LocalSet, consume_budget, yield_now};
 use crate::cluster::Supervisor;
 use crate::cluster::event::Event;
 use crate::cluster::policy::Policy;
+use crate::cluster::sizing::Caps;
 use crate::cluster::status::{Facts, Snapshot};
-use crate::cluster::words::{Signal, Time};
+use crate::cluster::words::{Life, Signal, Time};
 use crate::config::SignalAction;
 use crate::control::{self, Asked};
+use crate::hints::Hints;
 use crate::http;
+use crate::listen::Opened;
+use crate::share::broker::Broker;
 use crate::sys::init;
 use crate::sys::instance::Instance;
-use crate::sys::memory;
+use crate::sys::memory as own_memory;
 use crate::sys::poll::Poller;
 use crate::sys::process::Launch;
 use crate::sys::signals::{Received, Signals};
+use crate::sys::subgroups::Subgroups;
+use crate::sys::timer::Timer;
 use crate::sys::tree::KnownStrays;
 
 pub(crate) use carry_out::write_termination_log;
 use clock::Clock;
+use limits::Limited;
 use lives::Lives;
+use memory::Memory;
+use retiring::Searches;
+use sharing::Sharing;
+use token::Token;
 
 /// Requests on the control socket that wait for the loop.
 const WAITING_REQUESTS: usize = 16;
@@ -71,6 +96,14 @@ pub struct Setup {
     pub policy: Policy,
     pub facts: Facts,
     pub launch: Launch,
+    /// What runtimes are told of their share.
+    pub hints: Hints,
+    /// Where each worker has a cgroup of its own.
+    pub groups: Option<Subgroups>,
+    /// What workers share.
+    pub broker: Broker,
+    /// `LISTEN`: what each worker gets as 3, 4, ...
+    pub handed_out: Vec<Opened>,
     /// What each signal does; one that is absent is forwarded.
     pub actions: BTreeMap<Signal, SignalAction>,
     /// Signals that are not ours to catch (job control, where there is a terminal).
@@ -109,10 +142,16 @@ struct Runtime {
     owns_namespace: bool,
     actions: BTreeMap<Signal, SignalAction>,
     lives: Lives,
+    sharing: Sharing,
+    searches: Searches,
+    memory: Memory,
+    limited: Limited,
+    hints: Hints,
     /// Our children that are no leaders, as far as they were looked at.
     known_strays: KnownStrays,
     signals: Signals,
     poller: Poller,
+    timer: Timer,
     asked: mpsc::Receiver<Asked>,
     published: watch::Sender<Arc<Snapshot>>,
     /// Orphans come in flocks: until this instant SIGCHLD is held back, and then all that have ended are reaped together.
@@ -136,6 +175,9 @@ enum Wake {
     Signal(Received),
     Readable,
     Asked(Option<Asked>),
+    /// What a worker uses exactly.
+    Confirmed(Life, Option<u64>),
+    Limits,
     Deadline,
 }
 
@@ -143,7 +185,10 @@ impl Runtime {
     fn new(setup: Setup) -> Result<Self, StartError> {
         let signals = Signals::install(&setup.left_alone).map_err(StartError::Signals)?;
         let poller = Poller::new().map_err(StartError::Poller)?;
+        let timer = Timer::new().map_err(StartError::Poller)?;
+        poller.watch(timer.descriptor(), Token::Deadline.number()).map_err(StartError::Poller)?;
         let (stop_signal, owns_namespace) = (setup.policy.stop_signal, setup.policy.owns_namespace);
+        let hard_caps = matches!(setup.policy.inputs.caps, Caps::Fixed(_));
         let mut facts = setup.facts;
         let (requests, asked) = mpsc::channel(WAITING_REQUESTS);
         match control::Server::bind(setup.instance) {
@@ -169,9 +214,15 @@ impl Runtime {
             owns_namespace,
             actions: setup.actions,
             lives: Lives::default(),
+            sharing: Sharing::new(setup.broker, setup.handed_out),
+            searches: Searches::default(),
+            memory: Memory::new(setup.groups, hard_caps),
+            limited: Limited::new(),
+            hints: setup.hints,
             known_strays: KnownStrays::default(),
             signals,
             poller,
+            timer,
             asked,
             next_flock: None,
             published,
@@ -194,6 +245,7 @@ impl Runtime {
         loop {
             let more = self.read_workers();
             self.reap().await;
+            self.sharing.settle();
             if let Some(code) = self.exit {
                 self.publish();
                 // Whoever asked for this end gets an answer: what is written to a local socket is written at once.
@@ -209,6 +261,8 @@ impl Runtime {
             match self.wait(more).await {
                 Wake::Signal(received) => self.received(received),
                 Wake::Asked(Some(asked)) => self.asked(asked),
+                Wake::Confirmed(life, bytes) => self.confirmed(life, bytes),
+                Wake::Limits => self.limits_stirred(),
                 Wake::Deadline => self.deadline_reached(),
                 Wake::Readable | Wake::Asked(None) => {}
             }
@@ -217,14 +271,20 @@ impl Runtime {
 
     /// Nothing has precedence: whoever floods one source keeps no other waiting.
     async fn wait(&mut self, more: bool) -> Wake {
-        let deadline = earliest(self.supervisor.next_deadline(), self.next_flock);
+        let look = self.supervisor.next_look().map(|look| look.at);
+        let deadline = [self.next_flock, self.sharing.deadline(), self.searches.deadline(), self.limited.deadline(), look]
+            .into_iter()
+            .fold(self.supervisor.next_deadline(), earliest);
         let (signals, poller, asked, clock) = (&mut self.signals, &self.poller, &mut self.asked, self.clock);
+        let (confirmations, limits, timer) = (&mut self.memory.confirmations, &self.limited.watch, &self.timer);
         tokio::select! {
             received = signals.next() => Wake::Signal(received),
             () = poller.readable() => Wake::Readable,
             () = yield_now(), if more => Wake::Readable,
             request = asked.recv(), if !asked.is_closed() => Wake::Asked(request),
-            () = until(clock, deadline) => Wake::Deadline,
+            (life, bytes) = confirmations.next() => Wake::Confirmed(life, bytes),
+            () = limits.changed() => Wake::Limits,
+            () = until(clock, timer, deadline) => Wake::Deadline,
         }
     }
 
@@ -233,6 +293,10 @@ impl Runtime {
         if self.next_flock.is_some_and(|at| at <= now) {
             self.next_flock = None;
         }
+        self.sharing_due(now);
+        self.search(now);
+        self.look_at_memory(now);
+        self.limits_due(now);
         if self.supervisor.next_deadline().is_some_and(|at| at <= now) {
             self.apply(Event::DeadlineReached);
         }
@@ -242,20 +306,22 @@ impl Runtime {
     fn apply(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
+            // Figures are not published: most looks at memory change nothing.
+            let may_show = !matches!(event, Event::Used(_));
             let effects = self.supervisor.step(self.clock.now(), event);
+            self.stale |= may_show || !effects.is_empty();
             events.extend(effects.into_iter().filter_map(|effect| self.carry_out(effect)));
         }
-        self.stale = true;
     }
 
     fn publish(&mut self) {
         if std::mem::take(&mut self.stale) {
-            let snapshot = self.supervisor.snapshot();
+            let snapshot = Snapshot { shared: self.sharing.show(), ..self.supervisor.snapshot() };
             if snapshot.unready.is_none() && !std::mem::replace(&mut self.was_up, true) {
-                memory::forget_start();
+                own_memory::forget_start();
             }
             self.published.send_replace(Arc::new(snapshot));
-            memory::give_back();
+            own_memory::give_back();
         }
     }
 }
@@ -271,14 +337,13 @@ fn earliest(one: Option<Time>, other: Option<Time>) -> Option<Time> {
     one.into_iter().chain(other).min()
 }
 
-/// Sleeps to a deadline; without one, for ever: an idle clusterinit does not wake up.
-async fn until(clock: Clock, deadline: Option<Time>) {
-    match deadline {
-        Some(at) => match at.since(clock.now()) {
-            // A sleep would wait for the timer's next millisecond, and lose to any other source that is always ready.
-            Duration::ZERO => consume_budget().await,
-            wait => tokio::time::sleep(wait).await,
-        },
-        None => std::future::pending().await,
+/// At once where the deadline has come. Else never: the timer wakes the poller then. Without one an idle clusterinit does not wake up.
+async fn until(clock: Clock, timer: &Timer, deadline: Option<Time>) {
+    if let Some(at) = deadline {
+        match at.since(clock.now()) {
+            Duration::ZERO => return consume_budget().await,
+            wait => timer.set(at, wait),
+        }
     }
+    std::future::pending::<()>().await;
 }

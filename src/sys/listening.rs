@@ -2,9 +2,8 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::io;
 
-use super::procfs;
+use super::open_sockets::OpenSockets;
 use crate::cluster::words::Pid;
 
 /// State 0A of `/proc/net/tcp` (`man 5 proc`): LISTEN.
@@ -21,23 +20,22 @@ pub fn any_listens(pids: impl Iterator<Item = Pid>) -> bool {
 }
 
 fn listening_inodes(table: &str) -> impl Iterator<Item = u64> {
-    table.lines().skip(1).filter_map(|line| {
-        let mut fields = line.split_ascii_whitespace();
-        let state = fields.nth(3)?;
-        (state == LISTEN).then(|| fields.nth(5)?.parse().ok())?
-    })
+    table.lines().skip(1).filter_map(parse_listener).map(|(_, inode)| inode)
+}
+
+/// Port and inode of a line of `/proc/net/tcp`; `None` for a socket that does not listen.
+pub fn parse_listener(line: &str) -> Option<(u16, u64)> {
+    let mut fields = line.split_ascii_whitespace();
+    let (_, port) = fields.nth(1)?.rsplit_once(':')?;
+    (fields.nth(1)? == LISTEN).then_some(())?;
+    Some((u16::from_str_radix(port, 16).ok()?, fields.nth(5)?.parse().ok()?))
 }
 
 fn holds_any(pid: Pid, listening: &HashSet<u64>) -> bool {
-    let Some(root) = procfs::root() else { return true };
-    let descriptors = match fs::read_dir(root.join(format!("{pid}/fd"))) {
-        Ok(descriptors) => descriptors,
-        Err(error) => return error.kind() != io::ErrorKind::NotFound,
-    };
-    descriptors.filter_map(Result::ok).filter_map(|entry| fs::read_link(entry.path()).ok()).any(|target| {
-        let inode = target.to_str().and_then(|target| target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
-        inode.is_some_and(|inode| listening.contains(&inode))
-    })
+    let Some(mut look) = OpenSockets::of(pid) else { return true };
+    let mut sockets = Vec::new();
+    while look.read_more(&mut sockets) {}
+    sockets.iter().any(|(_, inode)| listening.contains(inode))
 }
 
 #[cfg(test)]
@@ -63,5 +61,15 @@ mod tests {
             1: 0100007F:1F90 0100007F:D431 01 00000000:00000000 00:00000000 00000000     0        0 4712 1 0\n";
         assert_eq!(listening_inodes(table).collect::<Vec<_>>(), [4711]);
         assert_eq!(listening_inodes("").count(), 0);
+    }
+
+    #[test]
+    fn only_lines_of_listeners_are_read() {
+        let line = |state: &str| {
+            format!("   0: 0100007F:1F90 00000000:0000 {state} 00000000:00000000 00:00000000 00000000     0        0 4711 1 0")
+        };
+        assert_eq!(parse_listener(&line("0A")), Some((8080, 4711)));
+        assert_eq!(parse_listener(&line("01")), None);
+        assert_eq!(parse_listener(""), None);
     }
 }

@@ -1,15 +1,11 @@
-//! Processes, memory and CPU time of each worker's whole tree, for the side port: measured when asked, never before.
+//! Processes, memory, CPU time and connections of each worker's whole tree, for the side port: measured when asked, never before.
 //!
 //! One pass reads `/proc/PID/stat` of every process and yields to the loop as it goes; a second reads `statm` of the members of trees
 //! of several processes. Answers are kept for 250 ms and shared by all who ask meanwhile. A figure that cannot be had is `None`.
 //!
-//! Memory is the resident pages of a tree of one; of several processes it is the sum of what each has for itself (resident
-//! without shared) and the largest shared part. That counts a page that all of them share once, and misses what only some share:
-//! an estimate from below, and far nearer than the plain sum. Shared pages here are file and shmem pages; copy-on-write pages
-//! between a parent and its forked children are counted in each.
+//! Memory is the resident pages of a tree of one; of several processes it is the estimate of [`footprint`].
 
 use std::collections::HashMap;
-use std::fs;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -17,8 +13,10 @@ use nix::unistd::{SysconfVar, sysconf};
 use tokio::sync::Mutex;
 use tokio::task::yield_now;
 
+use super::footprint::{self, Pages};
 use super::owners::owners;
 use super::procfs::{self, NOTIFY_SOCKET, Stat};
+use super::traffic::{Listeners, traffic};
 use crate::cluster::words::{Life, Pid, Time};
 use crate::runtime::clock::Clock;
 
@@ -35,6 +33,10 @@ pub struct Figures {
     pub memory_bytes: Option<u64>,
     /// User and system time, of children that were waited for too.
     pub cpu_time: Option<Duration>,
+    /// Accepted on its listeners. Known, as what waits, only where ports are shared.
+    pub connections: Option<u32>,
+    /// Connections that wait in its accept queues.
+    pub accept_queue: Option<u32>,
 }
 
 pub type ByLife = HashMap<Life, Figures>;
@@ -48,7 +50,7 @@ pub struct Meter {
 impl Meter {
     /// Figures for these workers. Who asks during a measurement gets that one; who asks for a worker that the last one did not
     /// know waits until the next may begin, rather than be told nothing.
-    pub async fn figures(&self, clock: Clock, workers: &[(Life, Pid)]) -> Rc<ByLife> {
+    pub async fn figures(&self, clock: Clock, workers: &[(Life, Pid)], listeners: &Listeners) -> Rc<ByLife> {
         let mut last = self.last.lock().await;
         if let Some((at, known)) = &*last {
             let age = clock.now().since(*at);
@@ -59,14 +61,14 @@ impl Meter {
                 tokio::time::sleep(KEPT.saturating_sub(age)).await;
             }
         }
-        let measured = Rc::new(measure(workers).await);
+        let measured = Rc::new(measure(workers, listeners).await);
         *last = Some((clock.now(), Rc::clone(&measured)));
         measured
     }
 }
 
 /// Every worker is in the answer, if only with what cannot be had.
-async fn measure(workers: &[(Life, Pid)]) -> ByLife {
+async fn measure(workers: &[(Life, Pid)], listeners: &Listeners) -> ByLife {
     let leaders: Vec<Pid> = workers.iter().map(|(_, leader)| *leader).collect();
     let stats = all_stats().await.unwrap_or_default();
     let own = std::process::id().try_into().map_or(Pid(0), Pid);
@@ -90,6 +92,12 @@ async fn measure(workers: &[(Life, Pid)]) -> ByLife {
     let mut turn = 0;
     for ((life, _), tree) in workers.iter().zip(&members) {
         figures.insert(*life, figures_of(tree, units, &mut turn).await);
+    }
+    let processes = members.iter().map(|tree| tree.iter().map(|stat| stat.pid).collect());
+    let trees: Vec<(Life, Vec<Pid>)> = workers.iter().map(|(life, _)| *life).zip(processes).collect();
+    for (life, traffic) in traffic(&trees, listeners).await {
+        let figures = figures.entry(life).or_default();
+        (figures.connections, figures.accept_queue) = (traffic.connections, traffic.accept_queue);
     }
     figures
 }
@@ -136,48 +144,24 @@ async fn figures_of(tree: &[&Stat], units: Units, turn: &mut usize) -> Figures {
         return Figures::default();
     }
     let alive: Vec<&&Stat> = tree.iter().filter(|stat| !stat.is_zombie()).collect();
-    let mut pages = Vec::with_capacity(alive.len());
+    let mut memory = footprint::Tree::default();
     for stat in &alive {
         if alive.len() == 1 {
-            pages.push(Pages { resident: stat.resident_pages, shared: 0 });
+            memory.add(Pages { resident: stat.resident_pages, shared: 0 });
         } else {
             take_turn(turn).await;
-            pages.extend(statm(stat.pid));
+            if let Ok(pages) = Pages::of(stat.pid) {
+                memory.add(pages);
+            }
         }
     }
     let ticks = tree.iter().map(|stat| stat.cpu_ticks).sum();
     Figures {
         processes: u32::try_from(alive.len()).ok(),
-        // No page at all: it is exiting and has given its memory back, or the kernel does not say.
-        memory_bytes: shared_once(&pages)
-            .filter(|pages| *pages > 0)
-            .zip(units.page_bytes)
-            .map(|(pages, bytes)| pages.saturating_mul(bytes)),
+        memory_bytes: memory.pages().zip(units.page_bytes).map(|(pages, bytes)| pages.saturating_mul(bytes)),
         cpu_time: units.time(ticks),
+        ..Figures::default()
     }
-}
-
-/// `/proc/PID/statm`, fields 2 and 3.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Pages {
-    resident: u64,
-    /// The part of `resident` that is file or shmem pages.
-    shared: u64,
-}
-
-fn statm(pid: Pid) -> Option<Pages> {
-    parse_statm(&fs::read_to_string(procfs::root()?.join(format!("{pid}/statm"))).ok()?)
-}
-
-fn parse_statm(text: &str) -> Option<Pages> {
-    let mut fields = text.split_ascii_whitespace().skip(1).map(str::parse);
-    Some(Pages { resident: fields.next()?.ok()?, shared: fields.next()?.ok()? })
-}
-
-fn shared_once(members: &[Pages]) -> Option<u64> {
-    let private: u64 = members.iter().map(|pages| pages.resident.saturating_sub(pages.shared)).sum();
-    let shared = members.iter().map(|pages| pages.shared.min(pages.resident)).max()?;
-    Some(private + shared)
 }
 
 /// What the kernel counts in.
@@ -189,8 +173,8 @@ struct Units {
 
 impl Units {
     fn of_this_kernel() -> Self {
-        let unit = |name| sysconf(name).ok().flatten().and_then(|value| u64::try_from(value).ok()).filter(|value| *value > 0);
-        Self { page_bytes: unit(SysconfVar::PAGE_SIZE), ticks_per_second: unit(SysconfVar::CLK_TCK) }
+        let ticks = sysconf(SysconfVar::CLK_TCK).ok().flatten().and_then(|value| u64::try_from(value).ok());
+        Self { page_bytes: footprint::page_bytes(), ticks_per_second: ticks.filter(|value| *value > 0) }
     }
 
     fn time(self, ticks: u64) -> Option<Duration> {
@@ -200,12 +184,10 @@ impl Units {
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Command, Stdio};
-
-    use proptest::prelude::*;
     use tokio::runtime::Builder;
 
     use super::*;
+    use crate::sys::family::Family;
 
     fn run<T>(future: impl Future<Output = T>) -> T {
         Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future)
@@ -216,70 +198,10 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_all_share_counts_once() {
-        let all = [Pages { resident: 100, shared: 60 }, Pages { resident: 90, shared: 60 }, Pages { resident: 70, shared: 50 }];
-        assert_eq!(shared_once(&all), Some(40 + 30 + 20 + 60));
-        assert_eq!(shared_once(&[]), None);
-    }
-
-    #[test]
-    fn statm_is_read_and_nonsense_is_not() {
-        assert_eq!(parse_statm("5123 321 200 1 0 99 0\n"), Some(Pages { resident: 321, shared: 200 }));
-        for wrong in ["", "5123", "5123 321", "5123 x 200"] {
-            assert_eq!(parse_statm(wrong), None, "{wrong}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_tree_is_no_smaller_than_its_largest_and_no_larger_than_the_sum(
-            all in proptest::collection::vec((0u64..1_000_000, 0u64..1_000_000), 1..20)
-        ) {
-            let pages: Vec<Pages> = all.iter().map(|(private, shared)| Pages { resident: private + shared, shared: *shared }).collect();
-            let total = shared_once(&pages).expect("not empty");
-            prop_assert!(total >= pages.iter().map(|one| one.resident).max().unwrap_or(0));
-            prop_assert!(total <= pages.iter().map(|one| one.resident).sum());
-        }
-    }
-
-    /// A shell with one child, both in a group of their own, gone at the end of the test.
-    struct Family(std::process::Child);
-
-    impl Family {
-        #[expect(clippy::disallowed_methods, reason = "a test's own child")]
-        fn start() -> Self {
-            use std::os::unix::process::CommandExt;
-            let shell = Command::new("sh")
-                .args(["-c", "sleep 600 & echo; wait"])
-                .stdout(Stdio::piped())
-                .process_group(0)
-                .spawn()
-                .expect("a shell");
-            let mut family = Self(shell);
-            let mut byte = [0];
-            std::io::Read::read_exact(family.0.stdout.as_mut().expect("piped"), &mut byte).expect("the shell says so");
-            family
-        }
-
-        fn leader(&self) -> Pid {
-            Pid(i32::try_from(self.0.id()).expect("pids fit"))
-        }
-    }
-
-    impl Drop for Family {
-        #[expect(clippy::disallowed_methods, reason = "a test's own child")]
-        fn drop(&mut self) {
-            let group = nix::unistd::Pid::from_raw(self.leader().0);
-            nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL).expect("its own group");
-            self.0.wait().expect("its own child");
-        }
-    }
-
-    #[test]
     fn a_real_tree_is_measured_and_a_gone_one_is_unknown() {
-        let family = Family::start();
+        let family = Family::start(&["sh", "-c", "sleep 600 & echo; wait"]);
         let workers = [(Life(1), family.leader()), (Life(2), Pid(i32::MAX))];
-        let figures = run(measure(&workers));
+        let figures = run(measure(&workers, &Listeners::new()));
         let tree = figures[&Life(1)];
         assert_eq!(tree.processes, Some(2));
         assert!(tree.memory_bytes.is_some_and(|bytes| bytes > 100_000), "{tree:?}");
@@ -291,10 +213,10 @@ mod tests {
     fn who_asks_meanwhile_gets_the_same_and_a_new_worker_gets_a_new_look() {
         run(async {
             let (meter, clock) = (Meter::default(), Clock::start());
-            let first = meter.figures(clock, &[(Life(1), own())]).await;
-            let second = meter.figures(clock, &[(Life(1), own())]).await;
+            let first = meter.figures(clock, &[(Life(1), own())], &Listeners::new()).await;
+            let second = meter.figures(clock, &[(Life(1), own())], &Listeners::new()).await;
             assert!(Rc::ptr_eq(&first, &second), "kept");
-            let third = meter.figures(clock, &[(Life(1), own()), (Life(2), own())]).await;
+            let third = meter.figures(clock, &[(Life(1), own()), (Life(2), own())], &Listeners::new()).await;
             assert!(third.contains_key(&Life(2)) && !Rc::ptr_eq(&first, &third));
             assert!(clock.now() >= Time(KEPT), "not more often than every 250 ms");
         });

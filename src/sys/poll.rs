@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "AsyncFd::register_with_interest wants a promise about the descriptor")]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use tokio::io::Interest;
@@ -31,9 +31,20 @@ impl Poller {
         Ok(Self { set })
     }
 
-    pub fn watch(&self, descriptor: &OwnedFd, token: u64) -> io::Result<()> {
+    pub fn watch(&self, descriptor: impl AsFd, token: u64) -> io::Result<()> {
         let event = EpollEvent::new(EpollFlags::EPOLLIN, token);
         Ok(self.set.get_ref().0.add(descriptor.as_fd(), event)?)
+    }
+
+    /// Tells of it once, then not before [`Poller::watch_again`].
+    pub fn watch_once(&self, descriptor: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, token);
+        Ok(self.set.get_ref().0.add(descriptor, event)?)
+    }
+
+    pub fn watch_again(&self, descriptor: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        let mut event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, token);
+        Ok(self.set.get_ref().0.modify(descriptor, &mut event)?)
     }
 
     pub fn forget(&self, descriptor: &OwnedFd) {

@@ -1,6 +1,6 @@
 //! Starting a worker: fork, the caller's process state put back, exec.
 //!
-//! Nothing here waits. `fork` answers with the pid or an errno; the outcome of exec arrives on a pipe that exec closes, and the
+//! Nothing here waits. `fork` answers with the pid or an errno; the outcome of exec arrives on a socket that exec closes, and the
 //! loop reads it as an event. `std::process::Command` would block PID 1 until exec is done, and knows nothing of masks.
 //!
 //! # Safety
@@ -12,19 +12,24 @@
 use std::ffi::CStr;
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::AccessFlags;
 
 use crate::cluster::words::{Pid, Signal};
 use crate::config::User;
 
 use super::descriptor::move_up;
 use super::init::{Inherited, LAST_SIGNAL, bit, huge_pages, set_mask};
+use super::outcome::{self, Failed, Step};
+use super::seccomp::{self, Filter};
 
 /// The first descriptor that a listener gets (`man 3 sd_listen_fds`).
 const LISTEN_FDS_START: RawFd = 3;
 
-/// Exit status of the forked child where exec failed; the pipe says why.
+/// Exit status of the forked child where exec failed; the socket says why.
 const NOT_EXECUTED: libc::c_int = 127;
 
 /// What every worker's start has in common, made ready once.
@@ -46,39 +51,36 @@ pub struct Terms {
     /// The caller's limit on descriptors; ours is raised.
     pub descriptors: Option<libc::rlimit>,
     pub user: Option<User>,
-    /// Descriptors that the workers get as 3, 4, ...
-    pub listeners: Vec<OwnedFd>,
+    /// How many descriptors each start hands on, as 3, 4, ...
+    pub listeners: usize,
     /// The caller handed descriptors to us (`LISTEN_PID`): they are meant for each worker.
     pub hands_on_listeners: bool,
     /// The worker becomes the terminal's foreground process group.
     pub takes_terminal: bool,
     /// Workers die with us: where we are not PID 1, whose end the kernel answers with SIGKILL to all.
     pub dies_with_us: bool,
-}
-
-/// Why a forked child did not become the worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Failed {
-    pub step: Step,
-    pub errno: libc::c_int,
-}
-
-/// What the child does before it runs the command, in this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    Directory = 0,
-    User = 1,
-    Parent = 2,
-    Listeners = 3,
-    Exec = 4,
+    /// `None`: no call of the workers stops.
+    pub filter: Option<Filter>,
 }
 
 /// A forked worker.
 #[derive(Debug)]
 pub struct Started {
     pub pid: Pid,
-    /// End of file: the command runs. Otherwise what [`parse_outcome`] reads.
+    /// What [`outcome::read`] reads.
     pub outcome: OwnedFd,
+}
+
+/// What one start needs between fork and exec.
+struct Start<'a> {
+    argv: &'a [*const libc::c_char],
+    envp: &'a [*const libc::c_char],
+    listen_pid: [u8; 22],
+    listeners: &'a [BorrowedFd<'a>],
+    group: Option<BorrowedFd<'a>>,
+    /// Our pid, as the child must see it.
+    parent: u32,
+    report: BorrowedFd<'a>,
 }
 
 impl Launch {
@@ -87,11 +89,8 @@ impl Launch {
         command: &[OsString],
         environment: &[(OsString, OsString)],
         inherited: Inherited,
-        mut terms: Terms,
+        terms: Terms,
     ) -> io::Result<Self> {
-        // Above the numbers that they will have in the workers.
-        let above = first_free(terms.listeners.len());
-        terms.listeners = terms.listeners.iter().map(|listener| move_up(listener, above)).collect::<io::Result<_>>()?;
         let argv = command.iter().map(|word| c_string(word)).collect::<io::Result<Vec<_>>>()?;
         let program = command.first().map_or(OsStr::new(""), OsString::as_os_str);
         let path = environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
@@ -110,8 +109,15 @@ impl Launch {
         self.argv.first().map(|program| program.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
+    /// The file that will be executed, as far as that can be told before it is tried.
+    pub fn file(&self) -> Option<PathBuf> {
+        let files = self.candidates.iter().map(|file| Path::new(OsStr::from_bytes(file.as_bytes())));
+        let mut runnable = files.filter(|file| file.is_file() && nix::unistd::access(*file, AccessFlags::X_OK).is_ok());
+        runnable.next().map(Path::to_owned)
+    }
+
     pub fn has_listeners(&self) -> bool {
-        !self.terms.listeners.is_empty()
+        self.terms.listeners > 0
     }
 
     /// Goes to `/`, so that we pin no mount by standing in it; workers are started where the caller was. We stay where that place
@@ -128,49 +134,51 @@ impl Launch {
         self.terms.takes_terminal
     }
 
-    /// Forks. `more` is this worker's part of the environment; `LISTEN_PID` is added where there are listeners.
-    pub fn start(&self, more: &[(&str, String)]) -> io::Result<Started> {
+    /// Forks. `more` is this worker's part of the environment, in place of what the caller had under the same names; `LISTEN_PID` is
+    /// added where there are listeners. `listeners` become 3, 4, ... in the worker: as many as [`Terms::listeners`] says, each kept at
+    /// [`first_free`] or above, so that none of them is in the way of another. `group`: the `cgroup.procs` of the group that it enters
+    /// before all else.
+    pub fn start(
+        &self,
+        more: &[(&str, OsString)],
+        listeners: &[BorrowedFd<'_>],
+        group: Option<BorrowedFd<'_>>,
+    ) -> io::Result<Started> {
+        let first_free = first_free(self.terms.listeners);
+        debug_assert_eq!(listeners.len(), self.terms.listeners);
+        debug_assert!(listeners.iter().all(|listener| listener.as_raw_fd() >= first_free));
         let mut environment: Vec<CString> = self.environment.clone();
         for (name, value) in more {
-            environment.push(entry(OsStr::new(name), OsStr::new(value))?);
+            environment.retain(|entry| !is_named(entry, name));
+            environment.push(entry(OsStr::new(name), value)?);
+        }
+        let (outcome, mut report) = outcome::pair()?;
+        if report.as_raw_fd() < first_free {
+            report = move_up(&report, first_free)?;
         }
         // Room for the digits: the pid is known in the child only, where nothing can be allocated.
-        let mut listen_pid = *b"LISTEN_PID=0000000000\0";
+        let listen_pid = *b"LISTEN_PID=0000000000\0";
+        let parent = std::process::id();
+        let mut start = Start { argv: &[], envp: &[], listen_pid, listeners, group, parent, report: report.as_fd() };
         let mut envp: Vec<*const libc::c_char> = environment.iter().map(|entry| entry.as_ptr()).collect();
-        if self.terms.hands_on_listeners || !self.terms.listeners.is_empty() {
-            envp.push(listen_pid.as_ptr().cast());
+        if self.terms.hands_on_listeners || self.has_listeners() {
+            envp.push(start.listen_pid.as_ptr().cast());
         }
         envp.push(std::ptr::null());
         let mut argv: Vec<*const libc::c_char> = self.argv.iter().map(|word| word.as_ptr()).collect();
         argv.push(std::ptr::null());
+        (start.argv, start.envp) = (&argv, &envp);
 
-        let (outcome, report) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK)?;
-        let report = move_up(&report, first_free(self.terms.listeners.len()))?;
-        let parent = std::process::id();
-        let mask = set_mask(u64::MAX);
-        let forked = fork();
-        if forked == 0 {
-            let Failed { step, errno } = self.become_worker(&argv, &envp, &mut listen_pid, parent);
-            let [a, b, c, d] = errno.to_ne_bytes();
-            let bytes = [step as u8, a, b, c, d];
-            // SAFETY: five live bytes to our own pipe.
-            unsafe { libc::write(report.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) };
-            // SAFETY: ends the child without running destructors or handlers that belong to the parent.
-            unsafe { libc::_exit(NOT_EXECUTED) };
-        }
-        let error = io::Error::last_os_error();
-        set_mask(mask);
-        if forked < 0 { Err(error) } else { Ok(Started { pid: Pid(forked), outcome }) }
+        let pid = in_child(libc::SIGCHLD, || {
+            let failed = self.become_worker(&mut start);
+            outcome::send_failed(start.report, failed);
+            NOT_EXECUTED
+        })?;
+        Ok(Started { pid, outcome })
     }
 
     /// In the child: gives back what the caller had and executes the command. Returns only with an errno.
-    fn become_worker(
-        &self,
-        argv: &[*const libc::c_char],
-        envp: &[*const libc::c_char],
-        listen_pid: &mut [u8; 22],
-        parent: u32,
-    ) -> Failed {
+    fn become_worker(&self, start: &mut Start<'_>) -> Failed {
         restore_dispositions(self.inherited.ignored);
         huge_pages(self.inherited.huge_pages_disabled);
         // A group of its own: the worker's tree can be told apart by it. A failure means that it has one already.
@@ -183,45 +191,53 @@ impl Launch {
             // SAFETY: numbers only.
             unsafe { libc::tcsetpgrp(libc::STDIN_FILENO, group) };
         }
-        if let Err(failed) = self.enter_place(parent) {
+        if let Err(failed) = self.enter_place(start) {
             return failed;
         }
-        for (number, listener) in (LISTEN_FDS_START..).zip(&self.terms.listeners) {
+        for (number, listener) in (LISTEN_FDS_START..).zip(start.listeners) {
             // SAFETY: numbers only; dup2 also clears close-on-exec in the copy.
             if unsafe { libc::dup2(listener.as_raw_fd(), number) } < 0 {
                 return Failed { step: Step::Listeners, errno: last_errno() };
             }
         }
-        write_digits(listen_pid, std::process::id());
+        write_digits(&mut start.listen_pid, std::process::id());
         set_mask(self.inherited.mask);
-        Failed { step: Step::Exec, errno: self.execute(argv, envp) }
+        Failed { step: Step::Exec, errno: self.execute(start.argv, start.envp) }
     }
 
-    /// Directory, limits, user, parent-death signal.
-    fn enter_place(&self, parent: u32) -> Result<(), Failed> {
+    /// Group, directory, filter, limits, user, parent-death signal.
+    fn enter_place(&self, start: &Start<'_>) -> Result<(), Failed> {
+        if let Some(group) = start.group {
+            enter_group(group)?;
+        }
         if let Some(directory) = &self.directory {
             // SAFETY: a live NUL-terminated string.
             Step::Directory.check(unsafe { libc::chdir(directory.as_ptr()) })?;
+        }
+        if let Some(filter) = &self.terms.filter {
+            // Before the user changes: with CAP_SYS_ADMIN it needs no no_new_privs, and nothing below makes a call that stops.
+            send_listener(filter, start.report)?;
         }
         if let Some(limit) = &self.terms.descriptors {
             // SAFETY: a live rlimit. A failure leaves the raised limit, which harms nobody.
             unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, limit) };
         }
         if let Some(User { uid, gid }) = self.terms.user {
-            // In this order: after setuid the others are no longer permitted.
+            // In this order: after setuid the others are no longer permitted. By the raw calls: libc's want to change all threads that
+            // it remembers, and wait for those that the fork left behind.
             // SAFETY: one live gid.
-            Step::User.check(unsafe { libc::setgroups(1, &raw const gid) })?;
+            Step::User.check(unsafe { libc::syscall(libc::SYS_setgroups, 1, &raw const gid) })?;
             // SAFETY: a number.
-            Step::User.check(unsafe { libc::setgid(gid) })?;
+            Step::User.check(unsafe { libc::syscall(libc::SYS_setgid, gid) })?;
             // SAFETY: a number.
-            Step::User.check(unsafe { libc::setuid(uid) })?;
+            Step::User.check(unsafe { libc::syscall(libc::SYS_setuid, uid) })?;
         }
         if self.terms.dies_with_us {
             // After setuid, which would clear it.
             // SAFETY: numbers only.
             Step::Parent.check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) })?;
             // SAFETY: takes nothing and cannot fail.
-            if u32::try_from(unsafe { libc::getppid() }) != Ok(parent) {
+            if u32::try_from(unsafe { libc::getppid() }) != Ok(start.parent) {
                 // The parent has gone already: the signal will never come.
                 return Err(Failed { step: Step::Parent, errno: libc::ESRCH });
             }
@@ -245,13 +261,43 @@ impl Launch {
     }
 }
 
-/// `fork` by the raw call: libc's would lock and unlock the allocator on both sides, for children that go on allocating. Ours does
-/// not, and each lock is a page to be copied.
-fn fork() -> libc::pid_t {
-    // SAFETY: no stack, no shared memory, no pointers: a plain fork. This process has one thread, and the child keeps to
-    // async-signal-safe calls until exec or _exit.
-    let forked = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
-    libc::pid_t::try_from(forked).unwrap_or(-1)
+/// Whatever it uses from here on counts there. The file was opened by us, so it is our rights that decide.
+fn enter_group(group: BorrowedFd<'_>) -> Result<(), Failed> {
+    let myself = b"0";
+    // SAFETY: one live byte.
+    let written = unsafe { libc::write(group.as_raw_fd(), myself.as_ptr().cast(), myself.len()) };
+    if written == 1 { Ok(()) } else { Err(Failed { step: Step::Group, errno: last_errno() }) }
+}
+
+/// A worker whose calls cannot stop is a worker all the same. One whose calls would stop with nobody to answer them is none.
+fn send_listener(filter: &Filter, report: BorrowedFd<'_>) -> Result<(), Failed> {
+    match seccomp::install(filter) {
+        // Our copy is closed here: numbers from 3 on are for listeners, and its end must be seen when the worker's tree has gone.
+        Ok(listener) => outcome::send_listener(report, listener.as_fd())
+            .map_err(|errno| Failed { step: Step::Filter, errno: errno as libc::c_int }),
+        Err(errno) => {
+            outcome::send_no_listener(report, errno);
+            Ok(())
+        }
+    }
+}
+
+/// Forks; the child runs `body` with all signals blocked and ends with its status. `signal` is what its parent gets then (0: none).
+///
+/// `body` keeps to async-signal-safe calls: no allocation, no locks. By the raw call: libc's would lock and unlock the allocator on
+/// both sides, for children that go on allocating. Ours does not, and each lock is a page to be copied.
+pub(crate) fn in_child(signal: libc::c_int, body: impl FnOnce() -> libc::c_int) -> io::Result<Pid> {
+    let mask = set_mask(u64::MAX);
+    // SAFETY: no stack, no shared memory, no pointers: a plain fork. The child keeps to async-signal-safe calls until exec or _exit.
+    let forked = unsafe { libc::syscall(libc::SYS_clone, signal, 0, 0, 0, 0) };
+    if forked == 0 {
+        let status = body();
+        // SAFETY: ends the child without running destructors or handlers that belong to the parent.
+        unsafe { libc::_exit(status) };
+    }
+    let error = io::Error::last_os_error();
+    set_mask(mask);
+    libc::pid_t::try_from(forked).ok().filter(|pid| *pid > 0).map(Pid).ok_or(error)
 }
 
 /// A signal to one process. `Ok(false)`: it has gone.
@@ -332,6 +378,10 @@ fn candidates(program: &OsStr, path: Option<&OsStr>) -> io::Result<Vec<CString>>
     Ok(files)
 }
 
+fn is_named(entry: &CString, name: &str) -> bool {
+    entry.as_bytes().strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b"="))
+}
+
 fn c_string(text: &OsStr) -> io::Result<CString> {
     CString::new(text.as_bytes()).map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a NUL byte in a word of the command"))
 }
@@ -343,8 +393,8 @@ fn entry(name: &OsStr, value: &OsStr) -> io::Result<CString> {
     c_string(&entry)
 }
 
-/// The lowest number that is free of listeners in a worker.
-fn first_free(listeners: usize) -> RawFd {
+/// The lowest number that is free in a worker that gets so many listeners.
+pub fn first_free(listeners: usize) -> RawFd {
     RawFd::try_from(listeners).unwrap_or(RawFd::MAX - LISTEN_FDS_START) + LISTEN_FDS_START
 }
 
@@ -368,26 +418,9 @@ fn write_digits(buffer: &mut [u8; 22], number: u32) {
 }
 
 impl Step {
-    fn check(self, result: libc::c_int) -> Result<(), Failed> {
-        if result == 0 { Ok(()) } else { Err(Failed { step: self, errno: last_errno() }) }
+    fn check(self, result: impl Into<libc::c_long>) -> Result<(), Failed> {
+        if result.into() == 0 { Ok(()) } else { Err(Failed { step: self, errno: last_errno() }) }
     }
-
-    fn of(number: u8) -> Self {
-        match number {
-            0 => Self::Directory,
-            1 => Self::User,
-            2 => Self::Parent,
-            3 => Self::Listeners,
-            _ => Self::Exec,
-        }
-    }
-}
-
-/// What the child wrote to its pipe before it gave up; `None` for the end of file that a successful exec leaves.
-pub fn parse_outcome(bytes: &[u8]) -> Option<Failed> {
-    let (step, errno) = bytes.split_first()?;
-    let errno = errno.try_into().map_or(libc::EIO, i32::from_ne_bytes);
-    Some(Failed { step: Step::of(*step), errno })
 }
 
 fn last_errno() -> libc::c_int {

@@ -60,6 +60,21 @@ pub fn parse_stat(text: &str) -> Option<Stat> {
     })
 }
 
+/// `CAP_KILL` (`man 7 capabilities`).
+pub const KILL: u32 = 5;
+
+/// Whether this process has an effective capability; true where that cannot be read.
+pub fn has_capability(number: u32) -> bool {
+    let Ok(text) = fs::read_to_string("/proc/self/status") else { return true };
+    mask(&text, "CapEff:").is_none_or(|mask| mask & (1 << number) != 0)
+}
+
+/// A line of `/proc/PID/status` that is a bit mask, by its name with the colon.
+pub fn mask(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    u64::from_str_radix(line.trim(), 16).ok()
+}
+
 pub fn stat(pid: Pid) -> Option<Stat> {
     let bytes = fs::read(root()?.join(format!("{pid}/stat"))).ok()?;
     parse_stat(&String::from_utf8_lossy(&bytes))
@@ -144,11 +159,7 @@ impl Dispositions {
 }
 
 pub fn parse_dispositions(status: &str) -> Option<Dispositions> {
-    let mask = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        u64::from_str_radix(line.trim(), 16).ok()
-    };
-    Some(Dispositions { caught: mask("SigCgt:")?, ignored: mask("SigIgn:")? })
+    Some(Dispositions { caught: mask(status, "SigCgt:")?, ignored: mask(status, "SigIgn:")? })
 }
 
 pub fn dispositions(pid: Pid) -> Option<Dispositions> {

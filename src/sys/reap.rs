@@ -52,10 +52,20 @@ fn look(kind: libc::idtype_t, id: libc::id_t) -> Seen {
 
 /// Reaps a child that [`ended_child`] has shown.
 pub fn reap(pid: Pid) -> Option<ExitStatus> {
+    wait(pid, libc::WNOHANG)
+}
+
+/// Waits for the end of one child, however long it takes: only for one that is certain to end (it was killed, or has closed all that
+/// it had), and only before the first worker.
+pub fn wait_for_end(child: Pid) -> Option<ExitStatus> {
+    wait(child, 0)
+}
+
+fn wait(pid: Pid, flags: libc::c_int) -> Option<ExitStatus> {
     loop {
         let mut status = 0;
         // SAFETY: the pointer is to a live int.
-        let result = unsafe { libc::waitpid(pid.0, &raw mut status, libc::WNOHANG | libc::__WALL) };
+        let result = unsafe { libc::waitpid(pid.0, &raw mut status, flags | libc::__WALL) };
         if result == pid.0 {
             return decode(status);
         }

@@ -117,6 +117,13 @@ impl Strays {
         Self { list, listed, group, session, ended: Vec::new() }
     }
 
+    /// All at once.
+    pub fn look_now(known: &mut KnownStrays, is_leader: impl Fn(Pid) -> bool) -> Self {
+        let mut strays = Self::list();
+        while strays.look(usize::MAX, known, &is_leader) {}
+        strays
+    }
+
     /// Does a part: one read of the list, or, once it is whole, a look at so many that were unknown. False: that was the last.
     ///
     /// The list comes first and costs little: in a storm it grows while we look, and whoever comes later is no matter of this look.
@@ -241,6 +248,11 @@ pub fn namespace() -> Vec<(Member, bool)> {
 impl Member {
     fn new(stat: &Stat) -> Self {
         Self { pid: stat.pid, name: stat.name.clone(), start: stat.start }
+    }
+
+    /// A process as it is now, if it lives.
+    pub fn of(pid: Pid) -> Option<Self> {
+        procfs::stat(pid).filter(|stat| !stat.is_zombie()).map(|stat| Self::new(&stat))
     }
 
     /// A signal to exactly this process: its number may have been given to another one since. `false`: it has gone.

@@ -190,22 +190,41 @@ fn without_a_side_port_everything_else_works() {
 
 #[test]
 fn what_is_not_built_yet_is_accepted_and_reported() {
-    let settings = [("SHARE", "on"), ("NODE_IPC", "on"), ("WORKER_MEMORY", "256Mi"), ("WORKERS", "1")];
-    let cluster = Cluster::start(Mode::Plain, &settings, &["sleep", "1000"]);
+    let settings = [("NODE_IPC", "on"), ("WORKER_MEMORY", "256Mi"), ("OUTPUT", "prefix"), ("READY", "running")];
+    reports(&settings, &["NODE_IPC", "OUTPUT"]);
+}
+
+#[test]
+fn what_needs_port_sharing_is_in_force_with_it_and_reported_without() {
+    // `running`: a program that never listens would not get ready where listening is seen.
+    let settings = [("SHARE_PORTS", "all,-5701"), ("PORT_PER_WORKER", "9101"), ("HANG_TIMEOUT", "10s"), ("READY", "running")];
+    reports(&[&settings[..], &[("SHARE", "on"), ("BALANCE", "sticky")]].concat(), &[]);
+    reports(&[&settings[..], &[("SHARE", "off")]].concat(), &["HANG_TIMEOUT", "PORT_PER_WORKER", "SHARE_PORTS"]);
+    reports(&[("READY", "listen"), ("SHARE", "off")], &["READY"]);
+}
+
+/// Runs a cluster with these settings, and expects that these and no others are said to be not in force.
+fn reports(settings: &[(&str, &str)], expected: &[&str]) {
+    let cluster = Cluster::start(Mode::Plain, &[settings, &[("WORKERS", "1")]].concat(), &["sleep", "1000"]);
     cluster.ready(1);
     let workers = cluster.workers();
-    let reported: Vec<&str> =
-        workers["not_in_force"].as_array().expect("an array").iter().filter_map(serde_json::Value::as_str).collect();
-    for name in ["SHARE", "NODE_IPC", "WORKER_MEMORY"] {
-        assert!(reported.iter().any(|line| line.contains(name)), "{name} is missing in {reported:?}");
-        assert!(cluster.log_line(&[name]).is_some(), "{}", cluster.story());
+    let lines = workers["not_in_force"].as_array().expect("an array").iter().filter_map(serde_json::Value::as_str);
+    let mut names: Vec<&str> = lines.map(|line| line.split('=').next().unwrap_or_default()).collect();
+    names.sort_unstable();
+    assert_eq!(names, expected, "{}", cluster.story());
+    for name in expected {
+        assert!(cluster.log_line(&[name]).is_some(), "{name}\n{}", cluster.story());
     }
     assert_eq!(cluster.stop().0, 0);
 }
 
 #[test]
 fn the_log_can_be_json() {
-    let cluster = Cluster::start(Mode::Plain, &[("WORKERS", "1"), ("LOG_FORMAT", "json"), ("LOG", "debug")], &["sleep", "1000"]);
+    let cluster = Cluster::start(
+        Mode::Plain,
+        &[("WORKERS", "1"), ("READY", "running"), ("LOG_FORMAT", "json"), ("LOG", "debug")],
+        &["sleep", "1000"],
+    );
     cluster.ready(1);
     let (code, _, err) = cluster.stop();
     assert_eq!(code, 0);

@@ -9,6 +9,10 @@ mod config;
 #[cfg(test)]
 mod exit_status;
 #[cfg(test)]
+mod hints;
+#[cfg(test)]
+mod memory;
+#[cfg(test)]
 mod notify;
 #[cfg(test)]
 mod plan;
@@ -20,6 +24,8 @@ mod reload;
 mod restart;
 #[cfg(test)]
 mod robustness;
+#[cfg(test)]
+mod share;
 #[cfg(test)]
 mod side_port;
 #[cfg(test)]

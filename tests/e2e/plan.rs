@@ -64,7 +64,7 @@ fn runtimes_that_use_all_cpus_get_one_worker_and_are_named() {
 #[test]
 fn a_plan_takes_no_port_and_works_beside_a_running_clusterinit() {
     for mode in modes() {
-        let launch = Launch::of(mode, &["sleep", "1000"]).set("WORKERS", 1);
+        let launch = Launch::of(mode, &["sleep", "1000"]).set("WORKERS", 1).set("READY", "running");
         let cluster = launch.start();
         cluster.ready(1);
         let output = cluster.cli(&["plan", "--", "sleep", "1000"]);

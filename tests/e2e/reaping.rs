@@ -44,7 +44,7 @@ fn an_orphan_that_lives_longer_than_its_parent_is_reaped_when_it_ends() {
         let fifo = scratch.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
         let script = format!("(cat <{} >/dev/null &); echo made; exec sleep 1000", fifo.display());
-        let cluster = Cluster::start(mode, &[("WORKERS", "1")], &["sh", "-c", &script]);
+        let cluster = Cluster::start(mode, &[("WORKERS", "1"), ("READY", "running")], &["sh", "-c", &script]);
         let holder = std::fs::OpenOptions::new().write(true).open(&fifo).expect("cat opens the other end");
         cluster.until_out("made");
         cluster.ready(1);
@@ -85,7 +85,7 @@ fn a_quick_death_of_all_workers_is_never_missed() {
 #[test]
 fn children_that_clusterinit_inherited_are_reaped_and_not_taken_for_workers() {
     // A shell that leaves a child behind and then becomes clusterinit: the child's end is nobody's exit status.
-    let launch = crate::support::Launch::of(Mode::Plain, &["sleep", "1000"]).set("WORKERS", 1);
+    let launch = crate::support::Launch::of(Mode::Plain, &["sleep", "1000"]).set("WORKERS", 1).set("READY", "running");
     let cluster = launch.wrap_sh("sh -c 'exit 9' & sleep 1000 &").start();
     let worker = cluster.ready(1);
     cluster.until("the dead one is reaped", |cluster| cluster.zombies() == 0);

@@ -29,6 +29,10 @@ fn usr2_replaces_every_worker_one_at_a_time_successor_first() {
         let (mut both_shown, mut fewest) = (false, usize::MAX);
         cluster.until("the reload is done", |cluster| {
             let rows = cluster.rows();
+            // On a busy machine the side port may have had no time to answer.
+            if rows.is_empty() {
+                return false;
+            }
             let twins: Vec<i64> = rows.iter().filter(|row| row["id"] == 0).filter_map(|row| row["generation"].as_i64()).collect();
             both_shown |= twins == [1, 2];
             fewest = fewest.min(rows.iter().filter(|row| row["state"] == "ready").count());
@@ -225,7 +229,7 @@ fn the_commands_need_the_same_uid_or_root() {
 
 #[test]
 fn the_commands_do_not_guess_which_of_several_is_meant() {
-    let launch = || Launch::of(Mode::Plain, &["sleep", "1000"]).set("WORKERS", 1);
+    let launch = || Launch::of(Mode::Plain, &["sleep", "1000"]).set("WORKERS", 1).set("READY", "running");
     let first = launch().start();
     let second = launch().start();
     first.ready(1);

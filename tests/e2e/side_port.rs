@@ -82,13 +82,16 @@ fn workers_has_exactly_the_announced_fields() {
         assert_eq!(keys(&all), sorted(top));
         assert_eq!(keys(&all["cpu"]), sorted("limit source workers_wanted"));
         assert_eq!(keys(&all["memory"]), sorted("limit_bytes worker_cap_bytes enforced_by source"));
-        assert_eq!(keys(&all["share"]), sorted("mechanism balance reason listeners"));
+        assert_eq!(keys(&all["share"]), sorted("mechanism balance reason disconnect listeners"));
         assert_eq!(keys(&all["reload"]), sorted("state reason seconds_ago"));
         assert_eq!(all["version"], env!("CARGO_PKG_VERSION"));
         let pid = if mode == Mode::Pid1 { 1 } else { cluster.pid() };
         assert_eq!((&all["pid"], &all["state"], &all["generation"]), (&pid.into(), &"running".into(), &1.into()));
         assert_eq!(all["cpu"]["workers_wanted"], 2);
-        assert_eq!((&all["share"]["mechanism"], &all["share"]["listeners"]), (&"none".into(), &Value::Array(Vec::new())));
+        let share = serde_json::json!({
+            "mechanism": "seccomp", "balance": "spread", "reason": null, "disconnect": true, "listeners": []
+        });
+        assert_eq!(all["share"], share, "a program that never listens has no listeners");
         assert_eq!(all["reload"], serde_json::json!({"state": "none", "reason": null, "seconds_ago": null}));
         assert_eq!((&all["orphans_reaped"], &all["not_in_force"]), (&0.into(), &Value::Array(Vec::new())));
         assert!(all["uptime_seconds"].as_f64().is_some_and(|age| (1.0..60.0).contains(&age)));
@@ -150,7 +153,7 @@ fn a_connection_can_be_kept_and_requests_come_one_after_the_other() {
 #[test]
 fn nothing_of_the_environment_or_the_arguments_is_told() {
     let launch = Launch::of(Mode::Plain, &["sh", "-c", "exec sleep 1000", "argument-hunter2"]);
-    let cluster = launch.env("PASSWORD", "value-hunter2").set("WORKERS", 1).start();
+    let cluster = launch.env("PASSWORD", "value-hunter2").set("WORKERS", 1).set("READY", "running").start();
     cluster.ready(1);
     for path in ["/workers", "/healthz", "/readyz", "/"] {
         assert!(!cluster.get(path).1.contains("hunter2"), "{path}");

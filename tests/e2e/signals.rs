@@ -33,7 +33,7 @@ fn forwarded_to_every_worker_that_catches() {
 #[test]
 fn never_sent_where_its_default_would_kill() {
     for mode in modes() {
-        let cluster = Cluster::start(mode, &[("WORKERS", "2")], &["sleep", "1000"]);
+        let cluster = Cluster::start(mode, &[("WORKERS", "2"), ("READY", "running")], &["sleep", "1000"]);
         let before = cluster.ready(2);
         for (number, name) in [(10, "USR1"), (14, "ALRM"), (29, "IO"), (36, "RTMIN+2")] {
             cluster.signal_number(number);
@@ -48,7 +48,7 @@ fn never_sent_where_its_default_would_kill() {
 #[test]
 fn sent_to_those_that_catch_and_kept_from_the_others() {
     let script = "[ $CLUSTERINIT_WORKER_ID = 0 ] && exec sleep 1000; trap 'echo got USR1' USR1; while :; do sleep 0.05; done";
-    let cluster = Cluster::start(Mode::Plain, &[("WORKERS", "2")], &["sh", "-c", script]);
+    let cluster = Cluster::start(Mode::Plain, &[("WORKERS", "2"), ("READY", "running")], &["sh", "-c", script]);
     let before = cluster.ready(2);
     cluster.signal(Signal::SIGUSR1);
     cluster.until_out("got USR1");
@@ -59,7 +59,7 @@ fn sent_to_those_that_catch_and_kept_from_the_others() {
 #[test]
 fn hup_is_a_reload_where_it_would_kill() {
     for mode in modes() {
-        let cluster = Cluster::start(mode, &[("WORKERS", "1")], &["sleep", "1000"]);
+        let cluster = Cluster::start(mode, &[("WORKERS", "1"), ("READY", "running")], &["sleep", "1000"]);
         let before = cluster.ready(1);
         cluster.signal(Signal::SIGHUP);
         cluster.until("the reload is done", |cluster| cluster.workers()["reload"]["state"] == "done");
@@ -73,7 +73,7 @@ fn hup_is_a_reload_where_it_would_kill() {
 fn every_stop_request_stops() {
     for mode in modes() {
         for number in [15, 2, 3, 37] {
-            let cluster = Cluster::start(mode, &[("WORKERS", "2")], &["sleep", "1000"]);
+            let cluster = Cluster::start(mode, &[("WORKERS", "2"), ("READY", "running")], &["sleep", "1000"]);
             cluster.ready(2);
             cluster.signal_number(number);
             let (code, _, err) = cluster.finish();
@@ -85,7 +85,7 @@ fn every_stop_request_stops() {
 #[test]
 fn the_map_changes_what_a_signal_does() {
     let map = "HUP=stop,USR1=USR2,WINCH=ignore,ALRM=reload,INT=forward,QUIT=more,IO=fewer";
-    let settings = [("WORKERS", "2"), ("SIGNALS", map)];
+    let settings = [("WORKERS", "2"), ("READY", "running"), ("SIGNALS", map)];
     let script = teller("USR1 USR2 WINCH INT HUP IO ALRM QUIT");
     let cluster = Cluster::start(Mode::Plain, &settings, &["sh", "-c", &script]);
     up(&cluster, 2);
@@ -121,7 +121,7 @@ fn the_map_can_mean_now() {
 #[test]
 fn the_sender_of_a_request_is_logged() {
     for mode in modes() {
-        let cluster = Cluster::start(mode, &[("WORKERS", "1")], &["sleep", "1000"]);
+        let cluster = Cluster::start(mode, &[("WORKERS", "1"), ("READY", "running")], &["sleep", "1000"]);
         cluster.ready(1);
         cluster.signal(Signal::SIGUSR2);
         cluster.until("the reload is done", |cluster| cluster.workers()["reload"]["state"] == "done");
@@ -154,7 +154,7 @@ fn a_worker_can_ask_and_is_named_as_the_sender() {
 #[test]
 fn term_reaches_a_stopped_worker() {
     for mode in modes() {
-        let settings = [("WORKERS", "2"), ("GRACE", "10m")];
+        let settings = [("WORKERS", "2"), ("READY", "running"), ("GRACE", "10m")];
         let cluster = Cluster::start(mode, &settings, &["sleep", "1000"]);
         for pid in cluster.ready(2) {
             cluster.signal_inner(pid, Signal::SIGSTOP);
@@ -168,8 +168,11 @@ fn term_reaches_a_stopped_worker() {
 #[test]
 fn a_worker_that_stops_itself_is_neither_ended_nor_replaced() {
     for mode in modes() {
-        let cluster =
-            Cluster::start(mode, &[("WORKERS", "1")], &["sh", "-c", "echo up; kill -STOP $$; echo on; exec sleep 1000"]);
+        let cluster = Cluster::start(
+            mode,
+            &[("WORKERS", "1"), ("READY", "running")],
+            &["sh", "-c", "echo up; kill -STOP $$; echo on; exec sleep 1000"],
+        );
         let pid = cluster.ready(1)[0];
         let outer = cluster.outer(pid);
         cluster.until("it is stopped", |_| state(outer) == Some('T'));
@@ -223,7 +226,8 @@ fn the_stop_signal_can_be_another_one() {
             let (code, out, err) = cluster.stop();
             assert_eq!((code, out), (0, format!("up\ngot {number}\n")), "{mode:?} {name}\n{err}");
         }
-        let cluster = Cluster::start(mode, &[("WORKERS", "1"), ("STOP_SIGNAL", "USR1")], &["sleep", "1000"]);
+        let cluster =
+            Cluster::start(mode, &[("WORKERS", "1"), ("READY", "running"), ("STOP_SIGNAL", "USR1")], &["sleep", "1000"]);
         cluster.ready(1);
         assert_eq!(cluster.stop().0, 0, "{mode:?}");
     }

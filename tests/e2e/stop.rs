@@ -22,7 +22,7 @@ fn quoted(text: &str) -> String {
 #[test]
 fn who_ignores_term_is_killed_after_the_grace_and_named() {
     for mode in modes() {
-        let settings = [("WORKERS", "2"), ("GRACE", "500ms")];
+        let settings = [("WORKERS", "2"), ("READY", "running"), ("GRACE", "500ms")];
         let cluster = Cluster::start(mode, &settings, &["sh", "-c", "trap '' TERM; echo up; exec sleep 1000"]);
         up(&cluster, 2);
         let pids = cluster.ready(2);
@@ -58,7 +58,8 @@ fn a_member_of_the_tree_that_ignores_term_is_killed_and_counts() {
         for mode in modes() {
             let child = quoted("trap \"\" TERM; echo up; exec sleep 1000");
             let script = format!("{}\necho up; exec sleep 1000", wrap.replace("CHILD", &child));
-            let cluster = Cluster::start(mode, &[("WORKERS", "1"), ("GRACE", "500ms")], &["sh", "-c", &script]);
+            let cluster =
+                Cluster::start(mode, &[("WORKERS", "1"), ("READY", "running"), ("GRACE", "500ms")], &["sh", "-c", &script]);
             up(&cluster, 2);
             cluster.ready(1);
             let (code, _, err) = cluster.stop();
@@ -71,7 +72,7 @@ fn a_member_of_the_tree_that_ignores_term_is_killed_and_counts() {
 #[test]
 fn it_ends_the_moment_that_nothing_is_left() {
     for mode in modes() {
-        let cluster = Cluster::start(mode, &[("WORKERS", "3"), ("GRACE", "10m")], &["sleep", "1000"]);
+        let cluster = Cluster::start(mode, &[("WORKERS", "3"), ("READY", "running"), ("GRACE", "10m")], &["sleep", "1000"]);
         cluster.ready(3);
         // Within our own deadline, far below the grace.
         assert_eq!(cluster.stop().0, 0, "{mode:?}");
@@ -152,7 +153,7 @@ fn processes_that_entered_get_a_second_and_do_not_count() {
         return;
     }
     for script in ["trap '' TERM HUP; echo up; exec sleep 1000", "echo up; exec sleep 1000", "echo up; cat; sleep 1000 & wait"] {
-        let cluster = Cluster::start(Mode::Pid1, &[("WORKERS", "1"), ("GRACE", "10m")], &["sleep", "1000"]);
+        let cluster = Cluster::start(Mode::Pid1, &[("WORKERS", "1"), ("READY", "running"), ("GRACE", "10m")], &["sleep", "1000"]);
         cluster.ready(1);
         let mut entered = entered(&cluster, script);
         let (code, _, err) = cluster.stop();
@@ -167,7 +168,7 @@ fn an_interactive_shell_that_entered_ends_by_hup() {
         return;
     }
     // An interactive shell ignores TERM; HUP is what ends it.
-    let cluster = Cluster::start(Mode::Pid1, &[("WORKERS", "1"), ("GRACE", "10m")], &["sleep", "1000"]);
+    let cluster = Cluster::start(Mode::Pid1, &[("WORKERS", "1"), ("READY", "running"), ("GRACE", "10m")], &["sleep", "1000"]);
     cluster.ready(1);
     let script = "trap '' TERM; trap 'echo hup; exit 0' HUP; echo up; while :; do sleep 0.05; done";
     let mut entered = entered(&cluster, script);
@@ -182,8 +183,11 @@ fn not_as_pid_1_neighbours_are_never_touched() {
     // Same uid, same group and session as clusterinit itself, not its descendant.
     let mut neighbour = Entered::start(&[], "trap 'echo touched' TERM HUP CONT USR1; echo up; while :; do sleep 0.05; done");
     for (settings, script) in [
-        (&[("WORKERS", "2")][..], "echo up; exec sleep 1000"),
-        (&[("WORKERS", "2"), ("GRACE", "300ms")], "trap '' TERM; echo up; setsid sleep 1000 & exec sleep 1000"),
+        (&[("WORKERS", "2"), ("READY", "running")][..], "echo up; exec sleep 1000"),
+        (
+            &[("WORKERS", "2"), ("READY", "running"), ("GRACE", "300ms")],
+            "trap '' TERM; echo up; setsid sleep 1000 & exec sleep 1000",
+        ),
     ] {
         let cluster = Cluster::start(Mode::Plain, settings, &["sh", "-c", script]);
         up(&cluster, 2);
@@ -201,7 +205,7 @@ fn not_as_pid_1_neighbours_are_never_touched() {
 #[test]
 fn not_as_pid_1_all_descendants_are_ended() {
     let script = "(env -i PATH=$PATH setsid tail -f /dev/null &) ; setsid sleep 1000 & exec sleep 1000";
-    let cluster = Cluster::start(Mode::Plain, &[("WORKERS", "1"), ("GRACE", "2s")], &["sh", "-c", script]);
+    let cluster = Cluster::start(Mode::Plain, &[("WORKERS", "1"), ("READY", "running"), ("GRACE", "2s")], &["sh", "-c", script]);
     cluster.ready(1);
     // `finish` also waits for the end of the pipes, which the stray one holds.
     let (code, _, err) = cluster.stop();
@@ -210,7 +214,7 @@ fn not_as_pid_1_all_descendants_are_ended() {
 
 #[test]
 fn workers_end_with_a_clusterinit_that_was_killed() {
-    let cluster = Cluster::start(Mode::Plain, &[("WORKERS", "2")], &["sleep", "1000"]);
+    let cluster = Cluster::start(Mode::Plain, &[("WORKERS", "2"), ("READY", "running")], &["sleep", "1000"]);
     cluster.ready(2);
     cluster.signal(Signal::SIGKILL);
     assert_eq!(cluster.wait_exit(), 137);
@@ -280,7 +284,7 @@ fn a_daemon_that_is_deaf_is_killed_at_the_end_of_the_grace() {
         for (words, status) in [(&["deaf"][..], 137), (&["deaf", "clear"], 0)] {
             let program = example("daemonizes");
             let command = [&[program.as_str()], words].concat();
-            let cluster = Cluster::start(mode, &[("WORKERS", "1"), ("GRACE", "1s")], &command);
+            let cluster = Cluster::start(mode, &[("WORKERS", "1"), ("READY", "running"), ("GRACE", "1s")], &command);
             cluster.until_out("\n");
             let daemon = cluster.out().trim().trim_start_matches("daemon ").to_owned();
             cluster.ready(1);

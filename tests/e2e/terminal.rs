@@ -140,7 +140,8 @@ fn a_stop_works_as_without_a_terminal() {
 #[test]
 fn with_more_workers_ctrl_c_is_a_stop_of_all() {
     for mode in modes() {
-        let (cluster, mut terminal) = on_terminal(mode, &["sleep", "1000"], |launch| launch.set("WORKERS", 2));
+        let (cluster, mut terminal) =
+            on_terminal(mode, &["sleep", "1000"], |launch| launch.set("WORKERS", 2).set("READY", "running"));
         cluster.ready(2);
         terminal.types("\x03");
         assert_eq!(cluster.wait_exit(), 0, "{mode:?}: {}", terminal.screen());

@@ -83,7 +83,7 @@ fn umask_working_directory_and_limits() {
 fn clusterinit_itself_works_in_the_root_directory() {
     for mode in modes() {
         let scratch = tempfile::tempdir().expect("a directory");
-        let launch = Launch::of(mode, &["sleep", "1000"]).set("WORKERS", 1);
+        let launch = Launch::of(mode, &["sleep", "1000"]).set("WORKERS", 1).set("READY", "running");
         let cluster = launch.wrap_sh(&format!("cd {}", scratch.path().display())).start();
         let worker = cluster.outer(cluster.ready(1)[0]);
         let directory = |pid: i32| std::fs::read_link(format!("/proc/{pid}/cwd")).expect("it is there");
@@ -97,7 +97,7 @@ fn clusterinit_itself_works_in_the_root_directory() {
 fn a_relative_command_is_found_from_the_callers_directory_in_every_life() {
     let scratch = tempfile::tempdir().expect("a directory");
     std::fs::copy(example("shows"), scratch.path().join("shows")).expect("copied");
-    let launch = Launch::of(Mode::Plain, &["./shows", "stay"]).set("WORKERS", 1);
+    let launch = Launch::of(Mode::Plain, &["./shows", "stay"]).set("WORKERS", 1).set("READY", "running");
     let cluster = launch.wrap_sh(&format!("cd {}", scratch.path().display())).start();
     let pid = cluster.ready(1)[0];
     cluster.signal_inner(pid, Signal::SIGKILL);
@@ -199,19 +199,61 @@ fn listen_hands_over_sockets_under_the_workers_own_pid() {
             assert_eq!(cluster.variable(pid, "LISTEN_FDS").as_deref(), Some("3"));
             assert_eq!(cluster.variable(pid, "LISTEN_FDNAMES").as_deref(), Some("web:unknown:admin"));
             for number in 3..=5 {
-                let target = std::fs::read_link(format!("/proc/{}/fd/{number}", cluster.outer(pid))).expect("an open descriptor");
-                assert!(target.to_string_lossy().starts_with("socket:"), "{number}: {}", target.display());
+                let target = socket(&cluster, pid, number);
+                assert!(target.starts_with("socket:"), "{number}: {target}");
             }
         }
-        let workers = cluster.workers();
-        assert_eq!(workers["share"]["mechanism"], "listen-fds");
-        let addresses = workers["share"]["listeners"].to_string();
-        assert!(addresses.contains(&first.to_string()) && addresses.contains(&second.to_string()), "{addresses}");
+        let share = &cluster.workers()["share"];
+        assert_eq!(share["mechanism"], "listen-fds");
+        let listeners = serde_json::json!([
+            {"address": format!("127.0.0.1:{first}"), "disconnect": true},
+            {"address": format!("127.0.0.1:{second}"), "disconnect": true},
+            {"address": format!("unix:{}", unix.display()), "disconnect": false},
+        ]);
+        assert_eq!(share["listeners"], listeners);
         // Connections wait in the queue although nobody accepts.
         assert!(std::net::TcpStream::connect(("127.0.0.1", first)).is_ok());
         assert!(std::os::unix::net::UnixStream::connect(&unix).is_ok());
         assert_eq!(cluster.stop().0, 0);
     }
+}
+
+/// What a worker's descriptor is: `socket:[inode]`.
+fn socket(cluster: &Cluster, pid: i32, number: i32) -> String {
+    let link = std::fs::read_link(format!("/proc/{}/fd/{number}", cluster.outer(pid))).expect("an open descriptor");
+    link.to_string_lossy().into_owned()
+}
+
+#[test]
+fn each_worker_has_its_own_queue_of_a_tcp_address_in_listen_unless_one_is_asked_for() {
+    // (BALANCE, whether the workers' sockets of the TCP address differ)
+    for (balance, apart) in [("spread", true), ("sticky", true), ("queue", false)] {
+        let scratch = tempfile::tempdir().expect("a directory");
+        let listen = format!("127.0.0.1:{},unix:{}", free_port(), scratch.path().join("app.sock").display());
+        let launch = Launch::of(Mode::Plain, &["sleep", "1000"]).set("WORKERS", 2).set("LISTEN", &listen);
+        let cluster = launch.set("BALANCE", balance).start();
+        let pids = cluster.ready(2);
+        let [tcp, unix] = [3, 4].map(|number| pids.iter().map(|pid| socket(&cluster, *pid, number)).collect::<Vec<_>>());
+        assert_eq!(tcp[0] != tcp[1], apart, "{balance}: {tcp:?}");
+        assert_eq!(unix[0], unix[1], "{balance}: one path is one queue");
+        let share = &cluster.workers()["share"];
+        assert_eq!((&share["balance"], &share["listeners"][0]["disconnect"]), (&balance.into(), &apart.into()), "{share}");
+        assert_eq!(cluster.stop().0, 0, "{balance}");
+    }
+}
+
+#[test]
+fn a_unix_socket_in_listen_cannot_be_disconnected_and_its_connections_are_not_known() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let listen = format!("unix:{}", scratch.path().join("app.sock").display());
+    let cluster = Launch::of(Mode::Plain, &["sleep", "1000"]).set("WORKERS", 2).set("LISTEN", &listen).start();
+    cluster.ready(2);
+    let share = &cluster.workers()["share"];
+    assert_eq!(share["listeners"], serde_json::json!([{"address": listen, "disconnect": false}]));
+    assert_eq!(share["disconnect"], false);
+    let rows = cluster.rows();
+    assert!(rows.iter().all(|row| row["connections"].is_null() && row["accept_queue"].is_null()), "{rows:?}");
+    assert_eq!(cluster.stop().0, 0);
 }
 
 #[test]
@@ -291,7 +333,8 @@ fn workers_can_run_as_another_user() {
         return;
     }
     for mode in modes() {
-        let launch = Launch::of(mode, &[&example("shows"), "stay"]).set("WORKERS", 1).set("USER", "61861:61862");
+        let launch =
+            Launch::of(mode, &[&example("shows"), "stay"]).set("WORKERS", 1).set("READY", "running").set("USER", "61861:61862");
         let cluster = launch.start();
         let pid = cluster.ready(1)[0];
         let shown = parse(&cluster.out());

@@ -1,11 +1,14 @@
 //! The supervisor in a simulated world, in virtual time: thousands of histories that no machine would have the patience for.
 //!
-//! `process.rs` is what one worker does, `world.rs` the runtime and the kernel around the supervisor, `safety.rs` what must never
-//! happen, `history.rs` what proptest draws. Here is what must happen at last: a stop ends, a cluster that is left alone recovers,
+//! `process.rs` is what one worker does, `world.rs` the runtime and the kernel around the supervisor, `safety.rs`, `rotation.rs` and
+//! `memory.rs` what must never happen, `resizing.rs` limits that hold, `history.rs` what proptest draws. Here is what must happen at last: a stop ends, a cluster that is left alone recovers,
 //! a reload comes to an end.
 
 mod history;
+mod memory;
 pub(crate) mod process;
+mod resizing;
+mod rotation;
 mod safety;
 pub(crate) mod world;
 

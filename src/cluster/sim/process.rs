@@ -22,6 +22,26 @@ pub(crate) struct Behaviour {
     pub(crate) kill_takes: Ms,
     /// What it says on its `NOTIFY_SOCKET`, each so long after exec.
     pub(crate) says: Vec<(Ms, Notice)>,
+    /// Listens so long after exec.
+    pub(crate) listens: Ms,
+    /// From `SeekQuiet` to an instant without a request in flight.
+    pub(crate) quiet_takes: Ms,
+    /// Begins to leave connections waiting, or accepts again, so long after exec.
+    pub(crate) waits: Vec<(Ms, bool)>,
+    pub(crate) appetite: Appetite,
+}
+
+/// What its tree uses, in bytes, from exec on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Appetite {
+    pub(crate) begins: u64,
+    /// Per millisecond.
+    pub(crate) grows: u64,
+    pub(crate) most: u64,
+    /// What an estimate counts twice; nothing: every figure is exact.
+    pub(crate) twice: u64,
+    /// The part of it that does not come back when it ends (tmpfs).
+    pub(crate) stays: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +69,12 @@ pub(crate) struct Rest {
     pub(crate) stop_takes: Ms,
 }
 
+impl Appetite {
+    pub(crate) fn after(&self, ms: Ms) -> u64 {
+        self.begins.saturating_add(self.grows.saturating_mul(ms)).min(self.most)
+    }
+}
+
 impl Behaviour {
     /// A server that runs for ever and ends by the stop signal.
     pub(crate) fn serves() -> Self {
@@ -61,6 +87,10 @@ impl Behaviour {
             rest: Rest { count: 0, stays: NEVER, stop_takes: 0 },
             kill_takes: 0,
             says: Vec::new(),
+            listens: NEVER,
+            quiet_takes: 0,
+            waits: Vec::new(),
+            appetite: Appetite::default(),
         }
     }
 
@@ -92,6 +122,35 @@ impl Behaviour {
 
     pub(crate) fn notifies(self, after: Ms) -> Self {
         self.saying(after, Notice::Ready)
+    }
+
+    pub(crate) fn listens(self, after: Ms) -> Self {
+        Self { listens: after, ..self }
+    }
+
+    pub(crate) fn quiet_after(self, takes: Ms) -> Self {
+        Self { quiet_takes: takes, ..self }
+    }
+
+    /// From `from` on it leaves connections waiting; it goes on at `until`.
+    pub(crate) fn hangs(mut self, from: Ms, until: Ms) -> Self {
+        self.waits.extend([(from, true), (until, false)]);
+        self
+    }
+
+    /// So many bytes, all the time.
+    pub(crate) fn uses(self, bytes: u64) -> Self {
+        Self { appetite: Appetite { begins: bytes, most: bytes, ..self.appetite }, ..self }
+    }
+
+    /// It leaks so many bytes per millisecond, without end.
+    pub(crate) fn leaks(self, grows: u64) -> Self {
+        Self { appetite: Appetite { grows, most: u64::MAX, ..self.appetite }, ..self }
+    }
+
+    /// So much of its memory is counted twice in an estimate.
+    pub(crate) fn counted_twice(self, twice: u64) -> Self {
+        Self { appetite: Appetite { twice, ..self.appetite }, ..self }
     }
 
     /// Leaves this behind when its leader goes.

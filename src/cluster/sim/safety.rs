@@ -6,6 +6,8 @@
 //! 4. The snapshot says what is: rows, readiness, worker count, generation.
 //! 5. The next deadline does not lie in the past.
 //! 6. The exit status is that of the contract.
+//!
+//! Who takes connections meanwhile is `rotation.rs`'s business.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -27,6 +29,8 @@ pub(crate) struct Safety {
     stopping: bool,
     ended: bool,
     exit: Exit,
+    /// The limits have changed: how far it may be scaled is told by what was done.
+    resized: bool,
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, each of which becomes true once")]
@@ -34,8 +38,10 @@ struct Facts {
     slot: Slot,
     pid: Option<Pid>,
     executed: Option<Time>,
-    /// Said `READY=1`.
+    /// Said `READY=1`, or listened.
     said_ready: bool,
+    /// It is to end, and waits for its stop signal.
+    retires: bool,
     /// Announced its end, or has to do with a watchdog: readiness is not ours to foretell.
     peculiar: bool,
     leader_gone: bool,
@@ -70,6 +76,7 @@ impl Facts {
             pid: None,
             executed: None,
             said_ready: false,
+            retires: false,
             peculiar: false,
             leader_gone: false,
             status: None,
@@ -81,11 +88,15 @@ impl Facts {
     }
 
     fn leaves(&self) -> bool {
+        self.is_over() || self.retires
+    }
+
+    fn is_over(&self) -> bool {
         self.leader_gone || self.stop_sent || self.kill_sent
     }
 
     fn may_be_ready(&self) -> bool {
-        self.pid.is_some() && !self.leaves() && (self.executed.is_some() || self.said_ready)
+        self.pid.is_some() && !self.is_over() && (self.executed.is_some() || self.said_ready)
     }
 
     fn must_be_ready(&self, now: Time) -> bool {
@@ -105,6 +116,7 @@ impl Safety {
             stopping: false,
             ended: false,
             exit: Exit::default(),
+            resized: false,
         }
     }
 
@@ -113,6 +125,8 @@ impl Safety {
         self.exit.cannot_execute = None;
         match event {
             Event::Asked(request) => self.asked(now, *request, snapshot),
+            Event::Listened { life } => self.change(*life, |facts| facts.said_ready = true),
+            Event::Waiting { life, .. } => self.change(*life, |facts| facts.peculiar = true),
             Event::Forked { life, pid } => self.change(*life, |facts| _ = facts.pid.get_or_insert(*pid)),
             Event::ForkRefused { life, .. } => self.change(*life, |facts| facts.gone |= facts.pid.is_none()),
             Event::Executed { life } => self.change(*life, |facts| _ = facts.executed.get_or_insert(now)),
@@ -133,7 +147,13 @@ impl Safety {
                 Notice::Reloading | Notice::Status(_) => {}
                 Notice::Stopping | Notice::Alive | Notice::Trigger | Notice::WatchdogInterval(_) => facts.peculiar = true,
             }),
-            Event::NamespaceSeen { .. } | Event::DeadlineReached => {}
+            Event::LimitsRead(_) => self.resized = true,
+            Event::Used(_)
+            | Event::OutOfMemory { .. }
+            | Event::Quiet { .. }
+            | Event::QueueFilled { .. }
+            | Event::NamespaceSeen { .. }
+            | Event::DeadlineReached => {}
         }
     }
 
@@ -158,11 +178,21 @@ impl Safety {
     }
 
     fn scale(&mut self, to: u32) {
+        if self.resized {
+            return;
+        }
         let memory = self.policy.memory_allows.is_none_or(|allowed| to <= self.wanted || to <= allowed);
         if (1..=self.policy.most_workers).contains(&to) && memory {
             self.wanted = to;
             self.exit.done.retain(|slot, _| slot.0 < to);
         }
+    }
+
+    fn rescale(&mut self, from: u32, to: u32) {
+        assert!(self.resized, "resized, and no limit has changed");
+        assert_eq!(from, self.wanted);
+        self.wanted = to;
+        self.exit.done.retain(|slot, _| slot.0 < to);
     }
 
     fn leader_ended(&mut self, life: Life, status: ExitStatus, rest: u32) {
@@ -192,6 +222,8 @@ impl Safety {
     pub(crate) fn effect(&mut self, now: Time, effect: &Effect) {
         assert!(!self.ended, "after the end: {effect:?}");
         match effect {
+            Effect::Join { .. } | Effect::Disconnect { .. } | Effect::Refuse | Effect::Confirm { .. } | Effect::Bound { .. } => {}
+            Effect::SeekQuiet { life, .. } => self.change(*life, |facts| facts.retires = true),
             Effect::Spawn { life, slot, generation, .. } => {
                 self.may_spawn(now, *slot);
                 assert!(*generation >= self.generation, "generation fell to {generation}");
@@ -270,6 +302,8 @@ impl Safety {
                 // It counts as killed, although it has not ended yet.
                 self.exit.last = facts.status.or(Some(137));
             }
+            Note::Scaled { from, to } if self.resized => self.rescale(*from, *to),
+            Note::Resized { from, to, .. } => self.rescale(*from, *to),
             Note::Abandoned { workers, .. } => self.exit.killed |= *workers > 0,
             Note::Finishing { why } => self.finishing(why),
             _ => {}
@@ -314,7 +348,7 @@ impl Safety {
         assert!(!self.ended || deadline.is_none(), "a deadline after the end");
         assert_eq!(snapshot.generation, self.generation);
         assert_eq!(snapshot.wanted, self.wanted);
-        assert!((1..=self.policy.most_workers).contains(&snapshot.wanted));
+        assert!(snapshot.wanted >= 1 && (self.resized || snapshot.wanted <= self.policy.most_workers));
         assert!(self.replacements().len() <= 1);
         self.rows_tell_what_is(now, snapshot);
         let reloading = snapshot.reload.state == ReloadState::Running;
@@ -350,6 +384,7 @@ impl Safety {
         match row.state {
             RowState::Ready => assert!(facts.may_be_ready(), "not ready: {row:?}"),
             RowState::Killed => assert!(facts.kill_sent, "nobody killed it: {row:?}"),
+            RowState::Disconnecting => assert!(facts.retires && !facts.is_over(), "nobody is to end it: {row:?}"),
             RowState::Stopping => assert!(facts.leaves() || facts.peculiar, "nobody stops it: {row:?}"),
             RowState::Hung => assert!(facts.peculiar && !facts.leaves(), "no watchdog: {row:?}"),
             RowState::Starting => {

@@ -1,15 +1,20 @@
 //! The world around a supervisor, in virtual time: it answers effects as the runtime does, and lets processes live and die as their
 //! [`Behaviour`]s say. Every step is checked by [`Safety`].
 
+mod memory;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use super::memory::Thrift;
 use super::process::{Behaviour, Exec, Ms, NEVER, OnStop};
+use super::rotation::Rotation;
 use super::safety::Safety;
 use crate::cluster::Supervisor;
 use crate::cluster::effect::{Effect, Note};
 use crate::cluster::event::{Event, Left, Notice, Request};
 use crate::cluster::policy::Policy;
+use crate::cluster::sizing::Limits;
 use crate::cluster::status::{Facts, Snapshot};
 use crate::cluster::words::{ExitStatus, Life, Pid, Signal, Slot, Time};
 
@@ -34,6 +39,12 @@ pub(crate) struct World {
     sequence: u64,
     at_once: u32,
     safety: Safety,
+    rotation: Rotation,
+    thrift: Thrift,
+    /// What the container uses besides its workers, in bytes.
+    pub(crate) others_use: u64,
+    /// From `Confirm` to its answer.
+    pub(crate) confirm_takes: Ms,
 }
 
 /// What the workers do: one behaviour for each spawn in turn, then the last one again and again.
@@ -56,18 +67,26 @@ struct Process {
     behaviour: Behaviour,
     leader: bool,
     rest: u32,
+    executed: Option<Time>,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) enum Happening {
     Executed(Life),
     Says(Life, Notice),
+    Listens(Life),
+    GetsQuiet(Life),
+    Waits(Life, bool),
     LeaderEnds(Life, ExitStatus),
     RestEnds(Life),
     TreeKilled(Life),
     OwnGone,
     EnteredGone,
     Asked(Request),
+    Confirmed(Life),
+    LimitsRead(Limits),
+    /// Others in the container use so much from now on.
+    OthersUse(u64),
     /// Anything at all: the supervisor is total.
     Noise(Event),
 }
@@ -91,6 +110,10 @@ impl World {
             strays: Strays::default(),
             deadlines_first: false,
             safety: Safety::new(policy.clone()),
+            rotation: Rotation::new(policy.clone()),
+            thrift: Thrift::new(policy.clone()),
+            others_use: 0,
+            confirm_takes: 5,
             policy,
             script,
             lives: BTreeMap::new(),
@@ -123,7 +146,8 @@ impl World {
         while self.ended.is_none() {
             let happening = self.to_come.keys().next().map(|(at, _)| *at);
             let deadline = self.supervisor.next_deadline().map(|deadline| deadline.max(self.now));
-            let Some(next) = [happening, deadline].into_iter().flatten().min().filter(|next| *next <= end) else { break };
+            let look = self.supervisor.next_look().map(|look| look.at.max(self.now));
+            let Some(next) = [happening, deadline, look].into_iter().flatten().min().filter(|next| *next <= end) else { break };
             if next > self.now {
                 (self.now, self.at_once) = (next, 0);
             }
@@ -131,8 +155,11 @@ impl World {
             let happening_due = happening.is_some_and(|at| at <= next);
             if deadline_due && (self.deadlines_first || !happening_due) {
                 self.step(Event::DeadlineReached);
-            } else if let Some((_, happening)) = self.to_come.pop_first() {
+            } else if happening_due {
+                let (_, happening) = self.to_come.pop_first().expect("something happens");
                 self.happen(happening);
+            } else {
+                self.look();
             }
         }
         self.now = self.now.max(end);
@@ -192,12 +219,19 @@ impl World {
 
     fn step(&mut self, event: Event) {
         self.safety.before(self.now, &event, &self.supervisor.snapshot());
+        self.rotation.before(self.now, &event);
+        self.thrift.before(self.now, &event);
+        let quiet = if let Event::Quiet { life } = event { Some(life) } else { None };
         let told = format!("{event:?}");
         let effects = self.supervisor.step(self.now, event);
         self.at_once += 1;
         assert!(self.at_once < MOST_AT_ONCE, "a loop at {:?}: {told} -> {effects:?}", self.now);
         self.carry_out(effects);
-        self.safety.after_step(self.now, &self.supervisor.snapshot(), self.supervisor.next_deadline());
+        let snapshot = self.supervisor.snapshot();
+        self.safety.after_step(self.now, &snapshot, self.supervisor.next_deadline());
+        self.rotation.after_step(self.now, &snapshot, quiet);
+        self.thrift.after_step(self.now, &snapshot, self.supervisor.next_look());
+        self.nobody_is_far_above_its_cap();
         self.answer();
     }
 
@@ -210,11 +244,15 @@ impl World {
     fn carry_out(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             self.safety.effect(self.now, &effect);
+            self.rotation.effect(self.now, &effect);
+            self.thrift.effect(self.now, &effect);
             match &effect {
+                Effect::SeekQuiet { life, .. } => self.seek_quiet(*life),
                 Effect::Spawn { life, .. } => self.spawn(*life),
                 Effect::StopLeader { life } => self.stop_leader(*life),
                 Effect::StopRest { life } => self.stop_rest(*life),
                 Effect::KillTree { life } => self.kill(*life),
+                Effect::Confirm { life } => self.in_ms(self.confirm_takes, Happening::Confirmed(*life)),
                 Effect::LookAround => self.look_around(),
                 Effect::AskNamespace => {
                     self.in_ms(self.strays.own_takes, Happening::OwnGone);
@@ -222,7 +260,13 @@ impl World {
                 }
                 Effect::KillEntered if !self.strays.unkillable => self.strays.entered = 0,
                 Effect::KillNamespace if !self.strays.unkillable => (self.strays.own, self.strays.entered) = (0, 0),
-                Effect::KillEntered | Effect::KillNamespace | Effect::Note(_) => {}
+                Effect::KillEntered
+                | Effect::KillNamespace
+                | Effect::Join { .. }
+                | Effect::Disconnect { .. }
+                | Effect::Refuse
+                | Effect::Bound { .. }
+                | Effect::Note(_) => {}
                 Effect::End { code } => self.ended = Some((self.now, *code)),
             }
             self.log.push((self.now, effect));
@@ -245,7 +289,15 @@ impl World {
                 self.later(Duration::ZERO, Happening::LeaderEnds(life, ExitStatus::Code(127)));
             }
         }
-        self.lives.insert(life, Process { rest: behaviour.rest.count, behaviour, leader: true });
+        self.lives.insert(life, Process { rest: behaviour.rest.count, behaviour, leader: true, executed: None });
+    }
+
+    fn seek_quiet(&mut self, life: Life) {
+        match self.lives.get(&life).map(|process| process.behaviour.quiet_takes) {
+            Some(0) => self.answers.push_back(Event::Quiet { life }),
+            Some(takes) => self.in_ms(takes, Happening::GetsQuiet(life)),
+            None => {}
+        }
     }
 
     fn stop_leader(&mut self, life: Life) {
@@ -283,6 +335,18 @@ impl World {
                     self.step(Event::Notified { life, notice });
                 }
             }
+            Happening::Listens(life) => {
+                if self.lives.get(&life).is_some_and(|process| process.leader) {
+                    self.step(Event::Listened { life });
+                }
+            }
+            // The search may be over: the runtime tells what it sees.
+            Happening::GetsQuiet(life) => self.step(Event::Quiet { life }),
+            Happening::Waits(life, waits) => {
+                if self.lives.get(&life).is_some_and(|process| process.leader) {
+                    self.step(Event::Waiting { life, since: waits.then_some(self.now) });
+                }
+            }
             Happening::LeaderEnds(life, status) => self.leader_ends(life, status),
             Happening::RestEnds(life) => self.rest_ends(life),
             Happening::TreeKilled(life) => {
@@ -295,16 +359,27 @@ impl World {
             Happening::OwnGone => self.strays.own = 0,
             Happening::EnteredGone => self.strays.entered = 0,
             Happening::Asked(request) => self.ask(request),
+            Happening::Confirmed(life) => self.confirmed(life),
+            Happening::LimitsRead(limits) => self.step(Event::LimitsRead(limits)),
+            Happening::OthersUse(bytes) => self.others_use = bytes,
             Happening::Noise(event) => self.step(event),
         }
     }
 
     fn executed(&mut self, life: Life) {
-        let Some(process) = self.lives.get(&life).filter(|process| process.leader) else { return };
-        let Behaviour { runs, status, says, .. } = process.behaviour.clone();
+        let now = self.now;
+        let Some(process) = self.lives.get_mut(&life).filter(|process| process.leader) else { return };
+        process.executed = Some(now);
+        let Behaviour { runs, status, says, listens, waits, .. } = process.behaviour.clone();
         self.in_ms(runs, Happening::LeaderEnds(life, status));
         for (ms, notice) in says {
             self.in_ms(ms, Happening::Says(life, notice));
+        }
+        if self.policy.sees_listening {
+            self.in_ms(listens, Happening::Listens(life));
+        }
+        for (ms, begins) in waits {
+            self.in_ms(ms, Happening::Waits(life, begins));
         }
         self.step(Event::Executed { life });
     }

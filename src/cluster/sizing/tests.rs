@@ -7,6 +7,7 @@ use super::*;
 /// A machine of 4 CPUs with nothing to say.
 fn inputs() -> Inputs {
     Inputs {
+        one_port_each: false,
         workers: Workers::Auto,
         per_cpu: 1.0,
         rounding: Rounding::Ceil,
@@ -15,6 +16,7 @@ fn inputs() -> Inputs {
         memory_limit: None,
         memory_reserve: None,
         memory_per_worker: 128 * MIB,
+        caps: Caps::Share,
         program: "server".to_owned(),
         stdin_is_terminal: false,
     }
@@ -76,6 +78,8 @@ fn each_rule_decides_where_it_is_the_tightest() {
         ((1, Rule::Program), Inputs { program: "java".to_owned(), ..inputs() }),
         ((1, Rule::Program), Inputs { program: "beam.smp".to_owned(), ..inputs() }),
         ((4, Rule::NoCpuLimit), Inputs { program: "javascript".to_owned(), ..inputs() }),
+        ((1, Rule::NoSharing), Inputs { one_port_each: true, ..inputs() }),
+        ((1, Rule::Program), Inputs { one_port_each: true, program: "java".to_owned(), ..inputs() }),
         ((1, Rule::Terminal), Inputs { stdin_is_terminal: true, ..inputs() }),
         ((1, Rule::Terminal), Inputs { stdin_is_terminal: true, program: "java".to_owned(), ..inputs() }),
         ((3, Rule::Workers), Inputs { workers: Workers::Count(3), stdin_is_terminal: true, ..inputs() }),
@@ -134,6 +138,83 @@ fn the_words_name_every_number() {
     assert_eq!((sizing.workers, sizing.memory_allows, sizing.reserve_bytes), (3, Some(3), Some(36 * MIB)));
 }
 
+/// Workers, cap and limit in MiB.
+fn warned(workers: Workers, caps: Caps, limit: u64) -> Vec<String> {
+    let memory_per_worker = if let Caps::Fixed(bytes) = caps { bytes } else { 128 * MIB };
+    let inputs = Inputs { workers, caps, memory_per_worker, memory_limit: Some(limit * MIB), ..inputs() };
+    Sizing::new(&inputs).warnings
+}
+
+#[test]
+fn explicit_numbers_that_do_not_fit_are_said_with_what_follows() {
+    let fixed = Caps::Fixed(256 * MIB);
+    assert_eq!(
+        warned(Workers::Count(8), fixed, 1024),
+        [
+            "CLUSTERINIT_WORKERS=8 x CLUSTERINIT_WORKER_MEMORY=256Mi + 56Mi reserve is more than the limit of 1Gi: caps alone do not keep \
+          the container from running out of memory; while it is short, the worker farthest above its fair share of 121Mi goes first"
+        ]
+    );
+    let web = warned(Workers::WebConcurrency(8), fixed, 1024);
+    assert!(web[0].starts_with("WEB_CONCURRENCY=8 x "), "{web:?}");
+    let one = warned(Workers::Auto, fixed, 256);
+    assert!(one[0].starts_with("1 worker x CLUSTERINIT_WORKER_MEMORY=256Mi + 32Mi reserve"), "{one:?}");
+    assert_eq!(
+        warned(Workers::Count(3), Caps::Share, 256),
+        ["CLUSTERINIT_WORKERS=3 leaves about 73Mi of memory to each worker, (256Mi - 36Mi reserve) / 3: less than \
+          CLUSTERINIT_WORKER_MEMORY_MIN=128Mi"]
+    );
+}
+
+#[test]
+fn what_fits_or_is_not_capped_is_not_warned_of() {
+    // 3 x 256 + 36 = 804
+    let fixed = Caps::Fixed(256 * MIB);
+    assert_eq!(warned(Workers::Count(3), fixed, 804), Vec::<String>::new());
+    assert_eq!(warned(Workers::Count(3), fixed, 803).len(), 1);
+    assert_eq!(warned(Workers::Count(3), Caps::Share, 420), Vec::<String>::new());
+    assert_eq!(warned(Workers::Count(3), Caps::Off, 64), Vec::<String>::new());
+    assert_eq!(warned(Workers::Auto, Caps::Share, 64), Vec::<String>::new());
+    let unlimited = Inputs { workers: Workers::Count(99), caps: fixed, ..inputs() };
+    assert_eq!(Sizing::new(&unlimited).warnings, Vec::<String>::new());
+}
+
+#[test]
+fn an_explicit_cap_lowers_the_automatic_count() {
+    let capped = |mib: u64| {
+        let (caps, memory_per_worker) = (Caps::Fixed(mib * MIB), mib * MIB);
+        let sizing = Sizing::new(&Inputs { caps, memory_per_worker, memory_limit: Some(1024 * MIB), ..inputs() });
+        (sizing.workers, sizing.share.memory)
+    };
+    assert_eq!(capped(200), (4, Some(200 * MIB)));
+    assert_eq!(capped(300), (3, Some(300 * MIB)));
+    assert_eq!(capped(600), (1, Some(600 * MIB)));
+}
+
+#[test]
+fn a_share_is_of_what_is_paid_for() {
+    let cases = [
+        // CPU limit, affinity, workers: CPUs of each
+        (Some(1.5), 4, 2, 1),
+        (Some(3.0), 4, 2, 2),
+        (Some(8.0), 4, 2, 2),
+        (Some(4.0), 4, 4, 1),
+        (Some(0.5), 4, 1, 1),
+        (None, 8, 3, 3),
+        (None, 1, 5, 1),
+    ];
+    for (cpu_limit, affinity, workers, cpus) in cases {
+        let inputs = Inputs { cpu_limit, affinity, memory_limit: Some(552 * MIB), ..inputs() };
+        assert_eq!(inputs.share(workers).cpus, cpus, "{cpu_limit:?} of {affinity}, {workers} workers");
+    }
+    let limited = Inputs { memory_limit: Some(552 * MIB), ..inputs() };
+    assert_eq!(limited.share(4).memory, Some(128 * MIB));
+    assert_eq!(Inputs { caps: Caps::Off, ..limited.clone() }.share(4).memory, None);
+    assert_eq!(Inputs { caps: Caps::Fixed(7), ..limited }.share(4).memory, Some(7));
+    assert_eq!(inputs().share(4).memory, None);
+    assert_eq!(Inputs { caps: Caps::Fixed(7), ..inputs() }.share(4).memory, Some(7));
+}
+
 fn any_inputs() -> impl Strategy<Value = Inputs> {
     let number = || prop_oneof![any::<f64>(), 0.0..100.0, Just(0.001), Just(f64::NAN), Just(f64::INFINITY)];
     let bytes = || prop_oneof![any::<u64>(), 0..(1_u64 << 36), (0..4096_u64).prop_map(|mib| mib * MIB)];
@@ -141,7 +222,7 @@ fn any_inputs() -> impl Strategy<Value = Inputs> {
     let cpu = (number(), rounding, prop::option::of(number()), prop_oneof![any::<u32>(), 0..300_u32]);
     let memory = (prop::option::of(bytes()), prop::option::of(bytes()), bytes());
     let program = prop_oneof![Just("server"), Just("java"), Just("")];
-    (cpu, memory, program, any::<bool>()).prop_map(|(cpu, memory, program, stdin_is_terminal)| Inputs {
+    (cpu, memory, program, any::<(bool, bool)>()).prop_map(|(cpu, memory, program, (stdin_is_terminal, one_port_each))| Inputs {
         workers: Workers::Auto,
         per_cpu: cpu.0,
         rounding: cpu.1,
@@ -150,8 +231,10 @@ fn any_inputs() -> impl Strategy<Value = Inputs> {
         memory_limit: memory.0,
         memory_reserve: memory.1,
         memory_per_worker: memory.2,
+        caps: Caps::Share,
         program: program.to_owned(),
         stdin_is_terminal,
+        one_port_each,
     })
 }
 
@@ -180,5 +263,43 @@ proptest! {
     fn an_explicit_count_is_the_count(mut inputs in any_inputs(), count in 1..10_000_u32, web in any::<bool>()) {
         inputs.workers = if web { Workers::WebConcurrency(count) } else { Workers::Count(count) };
         prop_assert_eq!(Sizing::new(&inputs).workers, count);
+    }
+
+    /// `WORKERS=auto` never promises more memory than there is, unless not even one worker fits.
+    #[test]
+    fn automatic_caps_and_the_reserve_are_within_the_limit(mut inputs in any_inputs(), cap in prop::option::of(0..(1_u64 << 36))) {
+        if let Some(cap) = cap {
+            (inputs.caps, inputs.memory_per_worker) = (Caps::Fixed(cap), cap);
+        }
+        let sizing = Sizing::new(&inputs);
+        let total = |workers: u32| {
+            let cap = u128::from(inputs.share(workers).memory.unwrap_or(0));
+            u128::from(workers) * cap + u128::from(inputs.reserve(workers).unwrap_or(0))
+        };
+        if let Some(limit) = inputs.memory_limit.filter(|_| sizing.memory_allows != Some(0)) {
+            prop_assert!(total(sizing.workers) <= u128::from(limit));
+            prop_assert_eq!(&sizing.warnings, &Vec::<String>::new());
+        }
+        prop_assert_eq!(sizing.share, inputs.share(sizing.workers));
+    }
+
+    #[test]
+    fn shares_of_the_cpus_cover_them(cpu in prop::option::of(0.0..300.0_f64), affinity in 1..300_u32, workers in 1..300_u32) {
+        let inputs = Inputs { cpu_limit: cpu, affinity, ..inputs() };
+        let paid = cpu.unwrap_or(f64::from(affinity)).min(f64::from(affinity));
+        let given = inputs.share(workers).cpus;
+        prop_assert!(given >= 1 && f64::from(given) * f64::from(workers) >= paid * (1.0 - 1e-6));
+        prop_assert!(given == 1 || f64::from(given - 1) * f64::from(workers) < paid, "one less would not cover them");
+    }
+
+    #[test]
+    fn more_of_anything_is_never_less(a in 0..(1_u64 << 36), b in 0..(1_u64 << 36), c in 0.0..64.0_f64, d in 0.0..64.0_f64, count in 1..64_u32) {
+        let with = |memory: u64, cpu: f64| {
+            Sizing::new(&Inputs { memory_limit: Some(memory), cpu_limit: Some(cpu), affinity: 64, ..inputs() }).workers
+        };
+        let of = |memory: u64, count: u32| Inputs { memory_limit: Some(memory), ..inputs() }.fair_share(count);
+        prop_assert!(with(a.min(b), c.min(d)) <= with(a.max(b), c.max(d)));
+        prop_assert!(of(a.min(b), count) <= of(a.max(b), count));
+        prop_assert!(of(a, count + 1) <= of(a, count));
     }
 }

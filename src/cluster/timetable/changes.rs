@@ -101,6 +101,30 @@ fn a_reload_during_a_reload_is_remembered_once() {
 }
 
 #[test]
+fn a_predecessor_whose_fork_is_refused_leaves_the_slot_to_its_successor() {
+    // The first predecessor outlives its successor: when it ends, its slot starts anew and the second reload begins, in one step.
+    let (slow, short) = (server().on_stop(OnStop::Exits(0, 3_000)), Behaviour { runs: 500, ..server() });
+    let mut world = World::scripted(notifying(1), [slow, short, Behaviour::refused(), server()]);
+    world.run_until(10_000);
+    world.ask(Request::Reload);
+    world.ask(Request::Reload);
+    world.run_until(60_000);
+    assert_eq!(world.starts(0), [0, 10_000, 13_200, 13_200]);
+    assert_eq!((world.snapshot().reload.state, world.snapshot().ready), (ReloadState::Done, 1));
+}
+
+#[test]
+fn a_slot_whose_predecessor_and_successor_are_both_refused_starts_anew() {
+    let (slow, short) = (server().on_stop(OnStop::Exits(0, 3_000)), Behaviour { runs: 500, ..server() });
+    let mut world = World::scripted(notifying(1), [slow, short, Behaviour::refused(), Behaviour::refused(), server()]);
+    world.run_until(10_000);
+    world.ask(Request::Reload);
+    world.ask(Request::Reload);
+    world.run_until(60_000);
+    assert_eq!(world.snapshot().ready, 1);
+}
+
+#[test]
 fn a_predecessor_that_cannot_be_killed_does_not_hold_the_reload_up() {
     let stuck = Behaviour { kill_takes: NEVER, ..server().on_stop(OnStop::Ignores) };
     let mut world = World::scripted(notifying(2), [stuck, server()]);

@@ -128,6 +128,21 @@ fn now_kills_and_is_137_whatever_they_say() {
 }
 
 #[test]
+fn a_second_now_puts_nothing_off() {
+    let mut world = World::of(Policy::default(), Behaviour { kill_takes: NEVER, ..stubborn() });
+    world.run_until(10_000);
+    world.ask(Request::StopNow);
+    for later in [10_500, 11_000, 11_500] {
+        world.run_until(later);
+        if world.ended.is_none() {
+            world.ask(Request::StopNow);
+        }
+    }
+    world.run_until(60_000);
+    assert_eq!(world.end(), (11_000, 137));
+}
+
+#[test]
 fn a_stop_in_backoff_or_in_a_start_starts_nothing_more() {
     let mut world = World::of(Policy { restart: Restart::Always, ..workers(2) }, Behaviour::exits(3, 1_400));
     world.run_until(1_450);

@@ -17,6 +17,7 @@ use super::parse::{Membership, Mount, Version};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Controller {
     Cpu,
+    Cpuset,
     Memory,
 }
 
@@ -31,6 +32,7 @@ impl Controller {
     fn name(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
+            Self::Cpuset => "cpuset",
             Self::Memory => "memory",
         }
     }

@@ -8,6 +8,7 @@ mod hierarchy;
 pub mod parse;
 #[cfg(test)]
 mod tests;
+pub mod used;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,17 +40,45 @@ pub struct MemoryLimit {
 /// Reads the limits of this process from the file tree at `root`: `/`, or a copy of one in tests. `source` is the path as seen from
 /// inside that tree.
 pub fn read(root: &Path) -> Limits {
-    let under = |path: &str| fs::read(root.join(path)).unwrap_or_default();
-    let memberships = parse::memberships(&under("proc/self/cgroup"));
-    let mounts = parse::mounts(&under("proc/self/mountinfo"));
-    let levels = |controller| hierarchy::levels(controller, &memberships, &mounts);
-    let (cpu, memory) = (levels(Controller::Cpu), levels(Controller::Memory));
+    let [cpu, memory] = levels(root, [Controller::Cpu, Controller::Memory]);
     let own = memory.iter().filter_map(|level| memory_limit(root, level));
     let inherited = memory.iter().filter_map(|level| inherited_memory_limit(root, level));
     Limits {
         cpu: tightest(cpu.iter().filter_map(|level| cpu_limit(root, level)), |a, b| a.cpus < b.cpus),
         memory: tightest(own.chain(inherited), |a, b| a.bytes < b.bytes),
     }
+}
+
+/// The files of all levels that limits are written to, where they are: what a watch has to look at. CPU sets too, which `read` leaves to
+/// the affinity mask: a runtime writes them as it writes a quota.
+pub fn limit_files(root: &Path) -> Vec<PathBuf> {
+    let controllers = [Controller::Cpu, Controller::Cpuset, Controller::Memory];
+    let mut all = Vec::new();
+    for (controller, levels) in controllers.into_iter().zip(levels(root, controllers)) {
+        for level in levels {
+            all.extend(limit_names(controller, level.version).iter().map(|name| level.directory.join(name)));
+        }
+    }
+    let outside = all.iter().filter_map(|path| Some(root.join(path.strip_prefix("/").ok()?)));
+    outside.filter(|path| path.exists()).collect()
+}
+
+fn limit_names(controller: Controller, version: Version) -> &'static [&'static str] {
+    match (controller, version) {
+        (Controller::Cpu, Version::V2) => &["cpu.max"],
+        (Controller::Cpu, Version::V1) => &["cpu.cfs_quota_us", "cpu.cfs_period_us"],
+        (Controller::Cpuset, _) => &["cpuset.cpus"],
+        (Controller::Memory, Version::V2) => &["memory.max"],
+        (Controller::Memory, Version::V1) => &["memory.limit_in_bytes"],
+    }
+}
+
+/// Of each of these controllers, the levels at which it may be limited.
+fn levels<const N: usize>(root: &Path, controllers: [Controller; N]) -> [Vec<Level>; N] {
+    let under = |path: &str| fs::read(root.join(path)).unwrap_or_default();
+    let memberships = parse::memberships(&under("proc/self/cgroup"));
+    let mounts = parse::mounts(&under("proc/self/mountinfo"));
+    controllers.map(|controller| hierarchy::levels(controller, &memberships, &mounts))
 }
 
 /// The first of the tightest: levels come from the leaf upwards, and the file where the limit was set before those that inherit it.

@@ -132,3 +132,9 @@ pub fn memory_limit_in_bytes(text: &str) -> Option<u64> {
 pub fn hierarchical_memory_limit(stat: &str) -> Option<u64> {
     memory_limit_in_bytes(stat.lines().find_map(|line| line.strip_prefix("hierarchical_memory_limit "))?)
 }
+
+/// One figure of a file with a name and a number on each line: v2 `memory.stat`, `memory.events`.
+pub fn flat_value(text: &str, name: &str) -> Option<u64> {
+    let mut named = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    named.next()?.trim_ascii().parse().ok()
+}

@@ -9,6 +9,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod used;
+
 /// A root file system as a container would see it.
 struct Tree {
     root: TempDir,
@@ -55,10 +57,21 @@ impl Tree {
             .file(&format!("{directory}/cpu.cfs_period_us"), &format!("{period}\n"))
     }
 
-    fn read(self) -> Limits {
+    fn written(self) -> TempDir {
         let (cgroup, mountinfo) = (self.cgroup.clone(), self.mountinfo.clone());
-        let tree = self.file("/proc/self/cgroup", &cgroup).file("/proc/self/mountinfo", &mountinfo);
-        read(tree.root.path())
+        self.file("/proc/self/cgroup", &cgroup).file("/proc/self/mountinfo", &mountinfo).root
+    }
+
+    fn read(self) -> Limits {
+        read(self.written().path())
+    }
+
+    /// What is to be watched, as seen from inside.
+    fn limit_files(self) -> Vec<String> {
+        let root = self.written();
+        let files = limit_files(root.path());
+        let inside = files.iter().map(|file| file.strip_prefix(root.path()).expect("below the root"));
+        inside.map(|path| format!("/{}", path.display())).collect()
     }
 }
 
@@ -151,6 +164,33 @@ fn v1_ancestors_count_as_in_v2() {
         .quota("/sys/fs/cgroup/cpu", "-1", "100000")
         .read();
     assert_eq!(limits.cpu, Some(cpu(2.0, "/sys/fs/cgroup/cpu/pod/cpu.cfs_quota_us")));
+}
+
+#[test]
+fn the_files_of_all_levels_are_watched_as_far_as_they_are_there() {
+    let v2 = Tree::new().line("0::/pod/c1").v2("/");
+    let v2 = v2.file("/sys/fs/cgroup/pod/c1/cpu.max", "").file("/sys/fs/cgroup/pod/c1/memory.max", "");
+    let v2 = v2.file("/sys/fs/cgroup/pod/memory.max", "").file("/sys/fs/cgroup/pod/c2/memory.max", "");
+    let v2 = v2.file("/sys/fs/cgroup/pod/c1/cpuset.cpus", "").file("/sys/fs/cgroup/pod/c1/cpuset.cpus.effective", "0");
+    let expected = ["pod/c1/cpu.max", "pod/c1/cpuset.cpus", "pod/c1/memory.max", "pod/memory.max"]
+        .map(|file| format!("/sys/fs/cgroup/{file}"));
+    assert_eq!(v2.limit_files(), expected);
+
+    let v1 =
+        Tree::new().line("4:memory:/c1").line("3:cpuset:/").line("2:cpu:/").v1("/", "cpu").v1("/", "memory").v1("/", "cpuset");
+    let v1 = v1.file("/sys/fs/cgroup/cpuset/cpuset.cpus", "0-1");
+    let v1 = v1.quota("/sys/fs/cgroup/cpu", "-1", "100000").file("/sys/fs/cgroup/memory/memory.limit_in_bytes", "");
+    let v1 = v1.file("/sys/fs/cgroup/memory/c1/memory.limit_in_bytes", "");
+    let expected = [
+        "cpu/cpu.cfs_quota_us",
+        "cpu/cpu.cfs_period_us",
+        "cpuset/cpuset.cpus",
+        "memory/c1/memory.limit_in_bytes",
+        "memory/memory.limit_in_bytes",
+    ];
+    assert_eq!(v1.limit_files(), expected.map(|file| format!("/sys/fs/cgroup/{file}")));
+
+    assert_eq!(Tree::new().line("0::/").limit_files(), [""; 0]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -62,7 +63,7 @@ impl Cluster {
         let mut found = None;
         self.until("clusterinit runs", |cluster| {
             let candidates = if cluster.launch.mode == Mode::Pid1 { children(outer) } else { vec![outer] };
-            found = candidates.into_iter().find(|pid| runs_clusterinit(*pid));
+            found = candidates.into_iter().find(|pid| runs(*pid, &cluster.launch.program));
             found.is_some() || cluster.has_ended()
         });
         self.init = found.unwrap_or(outer);
@@ -335,7 +336,6 @@ fn children(parent: i32) -> Vec<i32> {
     procs::all().into_iter().filter(|pid| procs::parent(*pid) == Some(parent)).collect()
 }
 
-fn runs_clusterinit(pid: i32) -> bool {
-    let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-    program == std::path::Path::new(env!("CARGO_BIN_EXE_clusterinit"))
+fn runs(pid: i32, program: &Path) -> bool {
+    std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default() == program
 }

@@ -30,6 +30,8 @@ pub(crate) struct Launch {
     pub(crate) mode: Mode,
     settings: Vec<(String, String)>,
     wrap: Vec<String>,
+    /// The binary under test, or a copy of it.
+    pub(crate) program: PathBuf,
     arguments: Vec<String>,
     pub(crate) stdin: Stdin,
     pub(crate) stdout: Sink,
@@ -56,6 +58,7 @@ impl Launch {
             mode,
             settings: vec![("CLUSTERINIT_HEALTH_ADDR".to_owned(), side_port.to_string())],
             wrap: Vec::new(),
+            program: PathBuf::from(env!("CARGO_BIN_EXE_clusterinit")),
             arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
             stdin: Stdin::Null,
             stdout: Sink::Collected,
@@ -64,6 +67,12 @@ impl Launch {
             side_port,
             own_mounts: mode == Mode::Pid1,
         }
+    }
+
+    /// Runs a copy of the binary, for users that may not read the folder of the build.
+    pub(crate) fn program(mut self, copy: &str) -> Self {
+        self.program = PathBuf::from(copy);
+        self
     }
 
     /// Sets `CLUSTERINIT_{name}`.
@@ -109,7 +118,7 @@ impl Launch {
 
     #[expect(clippy::disallowed_methods, reason = "a test is an ordinary parent, not PID 1")]
     pub(super) fn spawn(&mut self) -> Child {
-        let program = env!("CARGO_BIN_EXE_clusterinit").to_owned();
+        let program = self.program.to_str().expect("UTF-8").to_owned();
         let mut command = self.command_line(&[&[program], &self.arguments[..]].concat());
         command.stdin(match std::mem::replace(&mut self.stdin, Stdin::Null) {
             Stdin::Null => Stdio::null(),
@@ -155,12 +164,17 @@ pub(super) fn search_path() -> OsString {
 /// A TCP port that is free now and that nobody gets by chance: below the range from which the kernel picks, so that no outgoing
 /// connection of a parallel test takes it before its server does.
 pub(crate) fn free_port() -> u16 {
+    free_ports(1)
+}
+
+/// The first of so many free ports in a row.
+pub(crate) fn free_ports(count: u16) -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = u16::try_from(std::process::id() % 100).unwrap_or(0) * 100;
     loop {
-        let port = 20_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
+        let first = 20_000 + (start + NEXT.fetch_add(count, Ordering::Relaxed)) % 12_000;
+        if (first..first + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return first;
         }
     }
 }

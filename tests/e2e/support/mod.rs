@@ -7,17 +7,21 @@
 mod cluster;
 mod http;
 mod launch;
+mod load;
 mod procs;
+mod stage;
 mod wait;
 
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub(crate) use cluster::Cluster;
 pub(crate) use http::{Reply, exchange, request};
-pub(crate) use launch::{Launch, Sink, Stdin, free_port};
-pub(crate) use procs::{is_alive, state, status_lines};
+pub(crate) use launch::{Launch, Sink, Stdin, free_port, free_ports};
+pub(crate) use load::Load;
+pub(crate) use procs::{in_namespace_of, is_alive, parent, state, status_lines};
+pub(crate) use stage::{Stage, go, tool};
 pub(crate) use wait::{DEADLINE, Stopwatch, wait_until};
 
 /// How clusterinit runs.
@@ -69,6 +73,12 @@ pub(crate) fn skipped(why: &str) {
     // Straight to the descriptor: the test harness swallows what `eprintln!` says in a test that passes.
     writeln!(std::io::stderr(), "SKIPPED {name}: {why}").expect("stderr");
     assert!(std::env::var_os("CLUSTERINIT_TEST_NO_SKIP").is_none(), "skipping is not allowed: {why}");
+}
+
+/// One test at a time that keeps all CPUs busy: two of them would see each other instead of what they look for.
+pub(crate) fn machine() -> MutexGuard<'static, ()> {
+    static MACHINE: Mutex<()> = Mutex::new(());
+    MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The path of one of the programs in `examples/`, which cargo builds before it runs all tests.

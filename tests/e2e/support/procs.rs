@@ -44,6 +44,13 @@ pub(crate) fn inner(pid: i32) -> Option<i32> {
     line.split_ascii_whitespace().last()?.parse().ok()
 }
 
+/// The process that has this number in the PID namespace of `init`, as our own namespace numbers it.
+pub(crate) fn in_namespace_of(init: i32, number: i32) -> Option<i32> {
+    let namespace = |pid| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let wanted = namespace(init)?;
+    all().into_iter().find(|pid| inner(*pid) == Some(number) && namespace(*pid).as_ref() == Some(&wanted))
+}
+
 /// The zombies among the children of a process.
 pub(crate) fn zombies_of(pid: i32) -> usize {
     all().into_iter().filter(|child| parent(*child) == Some(pid) && state(*child) == Some('Z')).count()

@@ -1,0 +1,155 @@
+//! Workers that are to be stopped at a quiet instant: their accept queues run dry, then one search for each (`quiet.rs`).
+
+use std::collections::BTreeMap;
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use tracing::warn;
+
+use crate::cluster::event::Event;
+use crate::cluster::words::{Life, Pid, Time};
+use crate::share::broker::Broker;
+use crate::share::caller;
+use crate::share::quiet::Window;
+use crate::sys::tree::{KnownStrays, Member, Strays};
+
+use super::lives::Lives;
+use super::quiet::{Arrivals, Outcome, Search, Worker};
+use super::{Runtime, earliest};
+
+/// The queue is chosen at the first packet of a handshake: so long nothing has come any more when none is under way. (No bound can be
+/// had from the kernel; on loopback the last one came 0.2 ms after the change, on an overloaded machine 5 ms.)
+const DRY: Duration = Duration::from_millis(50);
+
+/// While something still comes it is looked at this often.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+#[derive(Default)]
+pub(super) struct Searches(BTreeMap<Life, Retiring>);
+
+struct Retiring {
+    search: Search,
+    drying: Drying,
+}
+
+/// Whether its queue has run dry.
+enum Drying {
+    /// Connections may arrive until its stop signal; or it has been dry for long enough.
+    Over,
+    /// `since` when it has been empty.
+    Going { since: Option<Time>, due: Time },
+}
+
+impl Searches {
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.0.values().map(Retiring::due).fold(None, |first, due| earliest(first, Some(due)))
+    }
+
+    /// Its leader has gone: there is nothing to find any more. (What was frozen goes on.)
+    pub(super) fn forget(&mut self, life: Life) {
+        self.0.remove(&life);
+    }
+}
+
+impl Retiring {
+    fn due(&self) -> Time {
+        match self.drying {
+            Drying::Over => self.search.due(),
+            Drying::Going { due, .. } => due,
+        }
+    }
+
+    /// True once the queue has been empty for [`DRY`].
+    fn is_dry(&mut self, now: Time, waiting: u32) -> bool {
+        let Drying::Going { since, .. } = self.drying else { return true };
+        let since = if waiting == 0 { since.or(Some(now)) } else { None };
+        if since.is_some_and(|since| now.since(since) >= DRY) {
+            self.drying = Drying::Over;
+            return true;
+        }
+        let due = since.map_or(now + LOOK_AGAIN, |since| (since + DRY).min(now + LOOK_AGAIN));
+        self.drying = Drying::Going { since, due };
+        false
+    }
+}
+
+impl Runtime {
+    /// The answer, where there is nothing to wait for.
+    pub(super) fn seek_quiet(&mut self, life: Life, from: Time, until: Time) -> Option<Event> {
+        let listeners = self.sharing.broker.listeners_of(life);
+        if listeners.is_empty() {
+            return Some(Event::Quiet { life });
+        }
+        let joined = self.sharing.broker.sockets.is_joined(life);
+        let has_own_queue = self.sharing.broker.sockets.disconnects() && !self.sharing.broker.sockets.of(life).is_empty();
+        let (arrivals, drying) = if joined || !has_own_queue {
+            (Arrivals::Possible, Drying::Over)
+        } else {
+            (Arrivals::Over, Drying::Going { since: None, due: from })
+        };
+        match Search::new(self.clock, Window { from, until }, arrivals, &listeners) {
+            Ok(search) => {
+                self.searches.0.insert(life, Retiring { search, drying });
+                None
+            }
+            Err(error) => Some(self.unknown(life, &error)),
+        }
+    }
+
+    fn unknown(&self, life: Life, error: &std::io::Error) -> Event {
+        let slot = self.lives.get(life).map_or(0, |body| body.slot.0);
+        warn!(slot, %error, "connections cannot be listed here (sock_diag): the worker is stopped without waiting for a quiet instant");
+        Event::Quiet { life }
+    }
+
+    pub(super) fn search(&mut self, now: Time) {
+        let due: Vec<Life> = self.searches.0.iter().filter(|(_, one)| one.due() <= now).map(|(life, _)| *life).collect();
+        for life in due {
+            let Some(mut retiring) = self.searches.0.remove(&life) else { continue };
+            let mut worker =
+                Seen { life, lives: &self.lives, broker: &self.sharing.broker, known_strays: &mut self.known_strays };
+            if !retiring.is_dry(now, worker.waiting()) {
+                self.searches.0.insert(life, retiring);
+                continue;
+            }
+            let event = match retiring.search.step(&mut worker) {
+                Outcome::Later => {
+                    self.searches.0.insert(life, retiring);
+                    continue;
+                }
+                Outcome::Quiet => Event::Quiet { life },
+                // The core has the same deadline.
+                Outcome::Over => continue,
+                Outcome::Unknown(error) => self.unknown(life, &error),
+            };
+            // It is frozen until it has its signal: what was found holds.
+            self.apply(event);
+            retiring.search.thaw();
+        }
+    }
+}
+
+/// A worker, as far as a search asks about it.
+struct Seen<'a> {
+    life: Life,
+    lives: &'a Lives,
+    broker: &'a Broker,
+    known_strays: &'a mut KnownStrays,
+}
+
+impl Worker for Seen<'_> {
+    fn members(&mut self) -> Vec<Member> {
+        let Some(body) = self.lives.get(self.life) else { return Vec::new() };
+        let strays = Strays::look_now(self.known_strays, |pid| self.lives.is_leader(pid));
+        let leader = Member::of(body.pid).filter(|_| !body.leader_gone);
+        leader.into_iter().chain(body.members(&strays, self.known_strays)).collect()
+    }
+
+    fn waiting(&mut self) -> u32 {
+        self.broker.sockets.waiting(self.life)
+    }
+
+    fn sockets_of(&mut self, pid: Pid) -> Option<Vec<(RawFd, u64)>> {
+        caller::sockets_of(pid)
+    }
+}

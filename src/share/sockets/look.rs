@@ -1,0 +1,49 @@
+//! What the loop asks about lanes and queues.
+
+use crate::cluster::words::{Life, Slot};
+use crate::config::Balance;
+
+use super::super::address::Address;
+use super::group::Group;
+use super::lives::Standing;
+use super::{LaneId, Sockets, queue};
+
+impl Sockets {
+    /// Who has this lane (with `queue`, one of them), and the slot of its owner or of its last one; `None` for a lane that is gone.
+    pub fn holder(&self, lane: LaneId) -> Option<(Option<Life>, Slot)> {
+        self.member(lane).map(|member| (member.owners.first().copied(), member.slot))
+    }
+
+    /// Another worker that is sent new connections at this lane's address has an empty queue.
+    pub fn others_idle(&self, lane: LaneId) -> bool {
+        let group = self.lanes.get(&lane).and_then(|address| self.groups.get(address));
+        let mut others = group.into_iter().flat_map(Group::lanes).filter(|(id, _)| *id != lane);
+        others.any(|(_, other)| {
+            let is_sent_to = other.owners.iter().any(|life| self.is_joined(*life));
+            is_sent_to && queue::of(&other.socket).is_some_and(|queue| queue.listens && queue.waiting == 0)
+        })
+    }
+
+    /// A worker can be taken out of rotation.
+    pub fn disconnects(&self) -> bool {
+        self.balance != Balance::Queue
+    }
+
+    /// New connections reach it.
+    pub fn is_joined(&self, life: Life) -> bool {
+        self.lives.standing(life) == Standing::Joined
+    }
+
+    /// Connections that wait in this life's lanes.
+    pub fn waiting(&self, life: Life) -> u32 {
+        let lanes = self.lives.addresses(life).filter_map(|address| self.lane_of(address, life));
+        lanes.filter_map(|lane| self.queue(lane.id)).map(|queue| queue.waiting).fold(0, u32::saturating_add)
+    }
+
+    /// The only slot that has a lane at this address, if there is only one.
+    pub fn only_slot(&self, address: &Address) -> Option<Slot> {
+        let mut slots = self.groups.get(address)?.lanes().map(|(_, member)| member.slot);
+        let first = slots.next()?;
+        slots.all(|slot| slot == first).then_some(first)
+    }
+}

@@ -1,0 +1,109 @@
+//! Listeners that are shut down: by a worker, and by us at the end.
+
+use std::net::Shutdown;
+
+use socket2::SockRef;
+
+use super::*;
+
+/// Each lane is reached exactly when it alone is in the live set.
+fn order_is_known(bench: &mut Bench, lanes: &[LaneId]) {
+    for (life, lane) in (0..).zip(lanes) {
+        for other in (0..lanes.len() as u64).filter(|other| *other != life) {
+            bench.sockets.leave(Life(other), false);
+        }
+        bench.sockets.join(Life(life));
+        bench.sockets.settle();
+        assert_eq!(bench.reached(8), set([*lane]));
+    }
+    (0..lanes.len() as u64).for_each(|life| bench.sockets.join(Life(life)));
+    bench.sockets.settle();
+}
+
+#[test]
+fn the_order_stays_known_when_a_worker_shuts_its_copy_down() {
+    let mut bench = Bench::spread();
+    let lanes: Vec<LaneId> = (0..5).map(|n| bench.worker(n.into(), n)).collect();
+    order_is_known(&mut bench, &lanes);
+    for shut in [1, 4, 0, 2] {
+        SockRef::from(&bench.copy(lanes[shut])).shutdown(Shutdown::Both).expect("shut down");
+        bench.sockets.was_shut(lanes[shut]);
+        bench.sockets.settle();
+        assert!(bench.sockets.queue(lanes[shut]).expect("a queue").listens);
+        order_is_known(&mut bench, &lanes);
+    }
+    // Several before we look, and a new worker in between; the loop's own watch says nothing.
+    for shut in [3, 1] {
+        SockRef::from(&bench.copy(lanes[shut])).shutdown(Shutdown::Both).expect("shut down");
+    }
+    let mut lanes = lanes;
+    lanes.push(bench.worker(5, 5));
+    order_is_known(&mut bench, &lanes);
+    // All of them: the kernel's group ends with its last member, and its program too.
+    for lane in &lanes {
+        SockRef::from(&bench.copy(*lane)).shutdown(Shutdown::Both).expect("shut down");
+    }
+    bench.sockets.settle();
+    order_is_known(&mut bench, &lanes);
+    assert_eq!(bench.sockets.take_remarks(), Vec::<String>::new());
+}
+
+#[test]
+fn a_worker_may_shut_down_without_end_and_hurts_nobody_else() {
+    let mut bench = Bench::spread();
+    let mut lanes: Vec<LaneId> = (0..3).map(|n| bench.worker(n.into(), n)).collect();
+    let copy = bench.copy(lanes[1]);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Pauses of all lengths, so that it happens between any two of our calls.
+            for pause in (0..2000).cycle().step_by(37) {
+                if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    return;
+                }
+                let _ = SockRef::from(&copy).shutdown(Shutdown::Both);
+                (0..pause).for_each(|_| std::hint::spin_loop());
+            }
+        });
+        for n in 3..100 {
+            lanes.push(bench.worker(n.into(), n));
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    bench.sockets.settle();
+    bench.sockets.settle();
+    assert!(lanes.iter().all(|lane| bench.sockets.queue(*lane).expect("a queue").listens));
+    order_is_known(&mut bench, &lanes);
+}
+
+#[test]
+fn at_the_end_what_waits_is_served_and_who_is_late_is_refused() {
+    let mut bench = Bench::spread();
+    let (first, second) = (bench.worker(1, 0), bench.worker(2, 1));
+    let inherited = bench.copy(first);
+    bench.leave(1, false);
+    let mut clients = bench.clients(3);
+    assert!(!bench.sockets.refuse(), "somebody waits");
+    assert!(bench.sockets.queue(first).is_some_and(|queue| !queue.listens), "nobody waits here");
+    assert!(bench.sockets.queue(second).is_some_and(|queue| queue.listens && queue.waiting == 3));
+    // A late client of a queue that runs dry is not let in, and not left in it.
+    let to = SockAddr::from(bench.at.to_socket_addr());
+    let late = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
+    assert!(late.connect_timeout(&to, Duration::from_millis(20)).is_err());
+    assert!(!bench.sockets.refuse());
+    let served = bench.accept(second);
+    assert_eq!(served.len(), 3, "none was reset, none was added");
+    for (one, other) in served.iter().zip(&mut clients) {
+        io::Write::write_all(&mut &*one, b"x").expect("written");
+        io::Read::read_exact(other, &mut [0]).expect("not reset");
+    }
+    assert!(bench.sockets.refuse());
+    assert_eq!(client(bench.at.to_socket_addr(), None).expect_err("late").kind(), io::ErrorKind::ConnectionRefused);
+    // Nothing listens again, whoever asks.
+    bench.sockets.was_shut(first);
+    bench.sockets.listen(&bench.at, Life(2), Slot(1), 10).expect("an answer all the same");
+    bench.sockets.settle();
+    assert!(bench.sockets.refuse());
+    assert!(bench.sockets.addresses().is_empty());
+    drop(inherited);
+}
