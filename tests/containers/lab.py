@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 LONGEST_WAIT = 20.0  # seconds; a condition that takes longer than this on any machine has failed
 
 
@@ -64,6 +65,7 @@ class Lab:
         for folder in ("proc", "dev", "sys"):
             (self.root / folder).mkdir(parents=True)
         shutil.copy(self.binary, self.root / "clusterinit")
+        self.go_server = self.build_go_server()
         for program in self.programs():
             shutil.copy(program, self.root)
         (self.root / "plain.txt").write_text("not a program\n")
@@ -71,8 +73,23 @@ class Lab:
         self.count = 0
 
     def programs(self):
-        """The examples, without cargo's hashed copies and notes."""
-        return [path for path in self.examples.iterdir() if path.is_file() and os.access(path, os.X_OK) and "-" not in path.name]
+        """The examples, without cargo's hashed copies and notes, and the Go server where it could be built."""
+        examples = [path for path in self.examples.iterdir() if path.is_file() and os.access(path, os.X_OK) and "-" not in path.name]
+        return [*examples, *([self.go_server] if self.go_server else [])]
+
+    def build_go_server(self):
+        """Static, in a cache of its own; None where there is no go."""
+        if not shutil.which("go"):
+            return None
+        program = self.folder / "goserver"
+        own = {"CGO_ENABLED": "0", "GO111MODULE": "off", "GOFLAGS": "", "GOTOOLCHAIN": "local",
+               "GOCACHE": str(self.folder / "gocache"), "GOPATH": str(self.folder / "gopath")}
+        source = REPOSITORY / "tests/e2e/share/servers/server.go"
+        answer = run("go", "build", "-o", program, source, timeout=300, env={**os.environ, **own})
+        if answer.returncode != 0:
+            raise Failed(f"go build: {answer.stderr}")
+        shutil.rmtree(self.folder / "gocache", ignore_errors=True)
+        return program
 
     def close(self):
         remove_cgroups(self.cgroup)
@@ -94,7 +111,28 @@ class Lab:
             container.remove()
 
 
-class Container:
+class Box:
+    """What a test asks of a container, whoever runs it. `status`, `output`, `log` and `check_alive` are the runtime's."""
+
+    def tail(self):
+        return f"    its stdout: {self.output()[-500:]!r}\n    its stderr: {self.log()[-1500:]!r}"
+
+    def until_status(self, what, condition, seconds=LONGEST_WAIT):
+        """Waits until the condition holds of a status, and returns that status."""
+
+        def seen():
+            self.check_alive()
+            status = self.status()
+            return status and condition(status) and status
+
+        return until(what, seen, seconds)
+
+    def ready(self, count, seconds=LONGEST_WAIT):
+        """Waits until `count` workers are ready, and returns the status that says so."""
+        return self.until_status(f"{count} ready workers", lambda status: len(ready_rows(status)) == count, seconds)
+
+
+class Container(Box):
     """One run of one bundle. Its stdout and stderr are files, so that nothing here can block it."""
 
     def __init__(self, lab, name, command, options):
@@ -119,9 +157,6 @@ class Container:
 
     def log(self):
         return self.stderr.read_text(errors="replace")
-
-    def tail(self):
-        return f"    its stdout: {self.output()[-500:]!r}\n    its stderr: {self.log()[-1500:]!r}"
 
     def pid(self):
         """PID 1's number on the host, as soon as there is one."""
@@ -156,16 +191,6 @@ class Container:
         answer = run("nsenter", "-t", self.pid(), "-n", "curl", "-sf", "--max-time", "5", f"http://127.0.0.1:{port}{path}")
         return answer.stdout if answer.returncode == 0 else None
 
-    def ready(self, count):
-        """Waits until `count` workers are ready, and returns the status that says so."""
-
-        def seen():
-            self.check_alive()
-            status = self.status()
-            return status and len(ready_rows(status)) == count and status
-
-        return until(f"{count} ready workers", seen)
-
     def check_alive(self):
         if self.process.poll() is not None:
             raise Failed(f"the container ended with {self.process.returncode}")
@@ -174,7 +199,10 @@ class Container:
         expect("runc kill", run(*self.runc("kill", self.name, signal)).returncode, 0)
 
     def limit_pids(self, count):
-        expect("runc update", run(*self.runc("update", "--pids-limit", count, self.name)).returncode, 0)
+        self.update("--pids-limit", count)
+
+    def update(self, *words):
+        expect("runc update", run(*self.runc("update", *words, self.name)).returncode, 0)
 
     def wait(self, seconds=LONGEST_WAIT):
         """Its exit status, which has to come within `seconds`."""
@@ -191,6 +219,27 @@ class Container:
         remove_cgroups(self.cgroup)
 
 
+class Load:
+    """The load client (examples/load.rs) in the network namespace of a process, from outside of its container."""
+
+    def __init__(self, lab, pid, *words, port=8080):
+        command = ["nsenter", "-t", str(pid), "-n", "--", str(lab.examples / "load"), f"127.0.0.1:{port}", *words]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        expect("its first line", self.process.stdout.readline(), "loading\n")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
+
+    def finish(self):
+        """What it counted."""
+        said, _ = self.process.communicate(timeout=60)
+        return json.loads(said)
+
+
 def ready_rows(status):
     return [row for row in status["workers"] if row["state"] == "ready"]
 
@@ -202,7 +251,8 @@ def remove_cgroups(path):
             (hierarchy / path.lstrip("/")).rmdir()
 
 
-def bundle(args, root, cgroup, *, quota=0, memory=0, pids=0, uid=65532, caps=(), env=(), host_cgroupns=False):
+def bundle(args, root, cgroup, *, quota=0, memory=0, pids=0, uid=65532, caps=(), env=(), host_cgroupns=False, seccomp=None,
+           no_new_privileges=True, oom_group=None, rw_cgroup=False):
     """An OCI configuration as strict as Kubernetes' restricted profile; quota in microseconds of each 100 ms, memory in MiB."""
     resources = {"devices": [{"allow": False, "access": "rwm"}]}
     if quota:
@@ -211,6 +261,8 @@ def bundle(args, root, cgroup, *, quota=0, memory=0, pids=0, uid=65532, caps=(),
         resources["memory"] = {"limit": memory << 20}
     if pids:
         resources["pids"] = {"limit": pids}
+    if oom_group is not None:
+        resources["unified"] = {"memory.oom.group": str(oom_group)}
     namespaces = ["pid", "mount", "ipc", "uts", "network"] + ([] if host_cgroupns else ["cgroup"])
     hard = ["nosuid", "noexec", "nodev"]
     return {
@@ -221,7 +273,7 @@ def bundle(args, root, cgroup, *, quota=0, memory=0, pids=0, uid=65532, caps=(),
             "args": args,
             "env": ["PATH=/", *env],
             "cwd": "/",
-            "noNewPrivileges": True,
+            "noNewPrivileges": no_new_privileges,
             "capabilities": {kind: list(caps) for kind in ("bounding", "effective", "permitted")},
         },
         "root": {"path": root, "readonly": True},
@@ -230,7 +282,12 @@ def bundle(args, root, cgroup, *, quota=0, memory=0, pids=0, uid=65532, caps=(),
             {"destination": "/proc", "type": "proc", "source": "proc"},
             {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=64k"]},
             {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": [*hard, "ro"]},
-            {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": [*hard, "relatime", "ro"]},
+            {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": [*hard, "relatime", "rw" if rw_cgroup else "ro"]},
         ],
-        "linux": {"cgroupsPath": cgroup, "resources": resources, "namespaces": [{"type": kind} for kind in namespaces]},
+        "linux": {
+            "cgroupsPath": cgroup,
+            "resources": resources,
+            "namespaces": [{"type": kind} for kind in namespaces],
+            **({"seccomp": seccomp} if seccomp else {}),
+        },
     }
