@@ -48,6 +48,14 @@ containers:
 bench *measures:
     bench/run {{ measures }}
 
+# what sharing a port costs, and what clients see of restarts; as root, about ten minutes
+bench-share *measures:
+    bench/share {{ measures }}
+
+# how far workers get past their caps, and what the caps cost; as root, about six minutes
+bench-memory *measures:
+    bench/memory {{ measures }}
+
 # the oldest Rust that Cargo.toml promises
 msrv:
     .ci/step msrv
