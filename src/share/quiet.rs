@@ -17,6 +17,10 @@ const LESS_STRICT: Duration = Duration::from_millis(50);
 /// A doubt that nothing has settled for so long: by far most are idle connections (of fast servers near by, where request, answer and
 /// acknowledgement share a tick of the clock), few are slow requests that followed an answer within that tick.
 const LONG_DOUBT: Duration = Duration::from_secs(1);
+/// Milliseconds. An acknowledgement that comes so long after the data is a delayed one (after 40 ms on Linux, `TCP_DELACK_MIN`, less
+/// a tick of the clock). One that comes sooner may be of the answer before, and was overtaken by the request: seen 8 ms late on a busy
+/// machine, where each CPU delivers what was sent on it.
+const DELAYED_ACK: u32 = 30;
 
 /// One look at a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -110,8 +114,10 @@ pub fn judge(past: Option<&Past>, now: &Seen) -> Verdict {
         // A connection's ages begin to run when it is made, so a first request that came with it ties as well: not answered yet.
         std::cmp::Ordering::Equal if now.written() == 0 => Verdict::Busy,
         std::cmp::Ordering::Greater => now.idle(),
-        // Within one tick of the kernel's timer. An acknowledgement without data came after the last request: of its answer.
-        std::cmp::Ordering::Equal if now.awaited || since_ack_received < since_data_received => now.idle(),
+        // Within one tick of the kernel's timer. A delayed acknowledgement came after the last request: of its answer.
+        std::cmp::Ordering::Equal if now.awaited || since_data_received.saturating_sub(since_ack_received) >= DELAYED_ACK => {
+            now.idle()
+        }
         std::cmp::Ordering::Equal => Verdict::Doubtful { since: now.silence() },
     }
 }
@@ -204,7 +210,8 @@ mod tests {
             ("a tie", None, seen(100, 500, 8, 8), doubtful(8)),
             ("a tie, and nothing was ever written", None, seen(100, 0, 1200, 1200), Verdict::Busy),
             ("a tie that was one", Some(by(doubtful(4))), seen(100, 500, 8, 8), doubtful(8)),
-            ("a tie, and the answer was acknowledged later", None, acked(seen(100, 500, 8, 8), 4), idle(8)),
+            ("a tie, and an acknowledgement that the request overtook", None, acked(seen(100, 500, 8, 8), 0), doubtful(8)),
+            ("a tie, and the answer was acknowledged later", None, acked(seen(100, 500, 48, 48), 8), idle(48)),
             ("a tie, and a thread waits for the next request", None, awaited(seen(100, 500, 8, 8)), idle(8)),
         ] {
             assert_eq!(judge(past.as_ref(), &now), verdict, "{rule}");
