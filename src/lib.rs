@@ -59,6 +59,7 @@ pub mod exit;
 pub mod hints;
 pub mod http;
 pub mod listen;
+pub mod node;
 pub mod notify;
 pub mod plan;
 pub mod runtime;

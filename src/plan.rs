@@ -2,7 +2,7 @@
 //!
 //! Read-only and repeatable, so `clusterinit plan` shows exactly what a start with the same environment does.
 
-mod sharing;
+pub mod sharing;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +16,7 @@ use crate::cluster::policy::{Policy, ReadyMode, Restart};
 use crate::cluster::sizing::{Caps, Inputs, Rule, Sizing};
 use crate::cluster::status::Facts;
 use crate::config::{self, Config, Ready, Share, WorkerMemory, Workers};
+use crate::node::command::{self, Script};
 use crate::share::probe::{self, Refusal, Works};
 use crate::sys::affinity;
 use crate::sys::cgroup::{self, Limits};
@@ -39,6 +40,10 @@ pub struct Machine {
     pub sharing: Result<Works, Refusal>,
     /// Where the command's file has privileges that `no_new_privs` would take from it: which.
     pub privileged_file: Option<String>,
+    /// The command is node with a script.
+    pub script: Option<Script>,
+    /// `NODE_CLUSTER_SCHED_POLICY=rr` in the caller's environment.
+    pub round_robin: bool,
     /// Whether each worker can have a cgroup of its own here, or why not.
     pub subgroups: Result<(), String>,
 }
@@ -56,6 +61,8 @@ impl Machine {
         Self {
             sharing,
             subgroups,
+            script: command::runs_script(&command),
+            round_robin: false,
             privileged_file: file.and_then(probe::privileged_file),
             limits: cgroup::read(Path::new("/")),
             affinity: affinity::cpus(),
@@ -171,7 +178,7 @@ fn policy(config: &Config, machine: &Machine, sizing: &Sizing, sharing: &Sharing
             Ready::Running => ReadyMode::Running,
         },
         // With LISTEN the sockets listen before the worker runs.
-        sees_listening: sharing.seccomp && config.listen.is_empty(),
+        sees_listening: sharing.shares() && config.listen.is_empty(),
         quiet: sharing.finds_quiet(config),
         hang_timeout: config.hang_timeout,
         start_timeout: config.start_timeout,
@@ -200,6 +207,6 @@ fn facts(config: &Config, machine: &Machine, sharing: &Sharing) -> Facts {
         balance: sharing.balance(config),
         share_disconnects: sharing.disconnects(config),
         share_reason: sharing.reason(config),
-        not_in_force: config::not_in_force(config, sharing.seccomp),
+        not_in_force: config::not_in_force(config, sharing.shares(), sharing.node.is_some()),
     }
 }

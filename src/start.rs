@@ -64,7 +64,7 @@ fn look(command: Command, config: &Config, environment: &Environment) -> u8 {
             let question = if ready { Question::Ready } else { Question::Healthy };
             cli::healthcheck::run(question, addr.as_deref(), config.health_addr)
         }
-        Command::Control(request) => cli::ask::run(request),
+        Command::Control(demand) => cli::ask::run(&demand),
         Command::Run(_) | Command::Help | Command::Version => exit::INTERNAL,
     }
 }
@@ -86,7 +86,8 @@ fn configured(environment: &Environment) -> Result<Config, u8> {
 fn machine(words: Vec<OsString>, config: &Config, environment: &Environment) -> Machine {
     let file = words.first().and_then(|program| command_file(program, environment));
     let watchdog = value(environment, "WATCHDOG_USEC").and_then(|micros| micros.parse().ok()).map(Duration::from_micros);
-    Machine { watchdog, ..Machine::look(words, config.share, file.as_deref()) }
+    let round_robin = value(environment, "NODE_CLUSTER_SCHED_POLICY") == Some("rr");
+    Machine { watchdog, round_robin, ..Machine::look(words, config.share, file.as_deref()) }
 }
 
 /// What workers are told of their share.
@@ -171,7 +172,7 @@ fn prepare(
     let mut sockets = Sockets::new(config.balance);
     let usage = |line| Refusal { code: exit::USAGE, line };
     let handed_out = listen::open(&config.listen, &mut sockets).map_err(|error| usage(error.to_string()))?;
-    if let (Share::On, Some(reason)) = (config.share, &plan.sharing.reason) {
+    if let (Share::On, Some(reason), None) = (config.share, &plan.sharing.reason, plan.sharing.node) {
         return Err(usage(format!("CLUSTERINIT_SHARE=on, but ports cannot be shared here: {reason}")));
     }
     let terms = Terms {
@@ -179,6 +180,7 @@ fn prepare(
         user: config.user,
         listeners: handed_out.len(),
         hands_on_listeners: hands_on_listeners(config, environment),
+        channel: plan.sharing.node.map(|_| channel_number(config, environment)),
         takes_terminal: machine.stdin_is_terminal && plan.policy.workers == 1 && terminal::is_ours(),
         dies_with_us: !machine.is_pid1,
         filter: plan.sharing.seccomp.then(|| Filter { program: filter::program(), no_new_privs: plan.sharing.no_new_privs }),
@@ -198,6 +200,7 @@ fn prepare(
         groups,
         broker: Broker::new(sockets, Rules { ports: config.share_ports.clone(), per_worker: config.port_per_worker.clone() }),
         handed_out,
+        node: plan.sharing.node,
         actions: config.signals.clone(),
         left_alone: leave_job_control_alone(),
         side_port,
@@ -249,6 +252,13 @@ fn open_side_port(config: &Config) -> Result<Option<TcpListener>, Refusal> {
 /// Descriptors that were handed to us by socket activation are meant for each worker, which must find its own pid beside them.
 fn hands_on_listeners(config: &Config, environment: &Environment) -> bool {
     config.listen.is_empty() && value(environment, "LISTEN_PID") == Some(&std::process::id().to_string())
+}
+
+/// Behind the descriptors that are announced to workers. (Node's own primary uses 3; any number does.)
+fn channel_number(config: &Config, environment: &Environment) -> i32 {
+    let handed_on = value(environment, "LISTEN_FDS").filter(|_| hands_on_listeners(config, environment));
+    let listeners = handed_on.and_then(|count| count.parse().ok()).unwrap_or(config.listen.len());
+    process::first_free(listeners.min(1024))
 }
 
 /// The caller's, with what all workers have in common.

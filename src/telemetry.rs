@@ -5,11 +5,11 @@
 //! regular file: it never blocks, and two descriptions would write over each other.) Where that is not possible,
 //! a write is tried with `RWF_NOWAIT`, and where the kernel does not know that either, only after `poll` says that there is room.
 //! What cannot be written at once is dropped and counted; the next line that gets through says how many there were.
-#![expect(unsafe_code, reason = "pwritev2, which nix does not have")]
+#![expect(unsafe_code, reason = "pwritev2, which nix does not have; standard descriptors by number")]
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{BorrowedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -30,7 +30,7 @@ static DROPPED: AtomicU64 = AtomicU64::new(0);
 /// Starts logging. `filter` was checked when the configuration was read; a second call changes nothing.
 pub fn start(filter: &str, format: LogFormat) {
     let targets: Targets = filter.parse().unwrap_or_else(|_| Targets::new().with_default(tracing::Level::INFO));
-    let layer = tracing_subscriber::fmt::layer().with_writer(Stderr::open()).with_target(false);
+    let layer = tracing_subscriber::fmt::layer().with_writer(Sink::open(2)).with_target(false);
     let registry = tracing_subscriber::registry().with(targets);
     let outcome = match format {
         LogFormat::Text => registry.with(layer.with_ansi(false)).try_init(),
@@ -42,66 +42,79 @@ pub fn start(filter: &str, format: LogFormat) {
 /// One line for people where no log is set up: mistakes of usage and configuration. It does not wait either: PID 1 must end.
 pub fn complain(text: &str) {
     // Nobody is there to read it where this fails.
-    let _ = Stderr::open().write_at_once(format!("clusterinit: {text}\n").as_bytes());
+    let _ = Sink::open(2).write_at_once(format!("clusterinit: {text}\n").as_bytes());
 }
 
 /// Where lines go.
 #[derive(Debug)]
-enum Stderr {
+pub enum Sink {
     /// Our own open file description, non-blocking.
     Own(File),
     /// The caller's: to be asked before each write.
-    Shared,
+    Shared(RawFd),
     /// A regular file, which is always ready.
-    File,
+    File(RawFd),
     Socket(RawFd),
 }
 
 /// One line on its way.
 #[derive(Debug)]
-struct Line<'a> {
-    to: &'a Stderr,
+pub struct Line<'a> {
+    to: &'a Sink,
     text: Vec<u8>,
 }
 
-impl Stderr {
-    fn open() -> Self {
-        let number = io::stderr().as_raw_fd();
-        if nix::sys::socket::getsockopt(&io::stderr(), nix::sys::socket::sockopt::SockType).is_ok() {
+impl Sink {
+    /// Of our own stdout (1) or stderr (2).
+    pub fn open(number: RawFd) -> Self {
+        let link = format!("/proc/self/fd/{number}");
+        if nix::sys::socket::getsockopt(&standard(number), nix::sys::socket::sockopt::SockType).is_ok() {
             return Self::Socket(number);
         }
-        if std::fs::metadata("/proc/self/fd/2").is_ok_and(|data| data.is_file()) {
-            return Self::File;
+        if std::fs::metadata(&link).is_ok_and(|data| data.is_file()) {
+            return Self::File(number);
         }
         let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-        match OpenOptions::new().write(true).custom_flags(flags).open("/proc/self/fd/2") {
+        match OpenOptions::new().write(true).custom_flags(flags).open(&link) {
             Ok(file) => Self::Own(file),
-            Err(_) => Self::Shared,
+            Err(_) => Self::Shared(number),
         }
+    }
+
+    /// One line, or nothing where there is no room for it.
+    pub fn say(&self, text: &str) {
+        // Dropped as log lines are.
+        let _ = self.write_at_once(format!("{text}\n").as_bytes());
     }
 
     fn write_at_once(&self, line: &[u8]) -> io::Result<usize> {
         match self {
             Self::Own(file) => (&*file).write(line),
             Self::Socket(number) => Ok(send(*number, line, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?),
-            Self::Shared => write_without_waiting(line),
-            Self::File => io::stderr().lock().write(line),
+            Self::Shared(number) => write_without_waiting(*number, line),
+            Self::File(number) => Ok(nix::unistd::write(standard(*number), line)?),
         }
     }
 }
 
-fn write_without_waiting(line: &[u8]) -> io::Result<usize> {
-    let stderr = io::stderr();
+/// One of our three.
+fn standard(number: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: nobody here closes these, and where the caller had closed them the kernel says so.
+    unsafe { BorrowedFd::borrow_raw(number) }
+}
+
+fn write_without_waiting(number: RawFd, line: &[u8]) -> io::Result<usize> {
     let part = libc::iovec { iov_base: line.as_ptr().cast_mut().cast(), iov_len: line.len() };
     // SAFETY: one live part that is only read; offset -1 means the current position (its second half is unused on 64 bit).
-    let written =
-        unsafe { libc::syscall(libc::SYS_pwritev2, stderr.as_raw_fd(), &raw const part, 1, -1_i64, -1_i64, libc::RWF_NOWAIT) };
+    let written = unsafe { libc::syscall(libc::SYS_pwritev2, number, &raw const part, 1, -1_i64, -1_i64, libc::RWF_NOWAIT) };
     if let Ok(written) = usize::try_from(written) {
         return Ok(written);
     }
     let error = io::Error::last_os_error();
     match error.raw_os_error() {
-        Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL) if has_room(stderr.as_fd()) => stderr.lock().write(line),
+        Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL) if has_room(standard(number)) => {
+            Ok(nix::unistd::write(standard(number), line)?)
+        }
         _ => Err(error),
     }
 }
@@ -112,7 +125,7 @@ fn has_room(descriptor: BorrowedFd<'_>) -> bool {
     ready && asked.first().and_then(PollFd::revents).is_some_and(|events| events.contains(PollFlags::POLLOUT))
 }
 
-impl<'a> MakeWriter<'a> for Stderr {
+impl<'a> MakeWriter<'a> for Sink {
     type Writer = Line<'a>;
 
     fn make_writer(&'a self) -> Line<'a> {

@@ -14,7 +14,7 @@ use clusterinit::share::filter;
 use clusterinit::sys::descriptor::lift;
 use clusterinit::sys::init::Inherited;
 use clusterinit::sys::outcome::{self, Outcome, Step};
-use clusterinit::sys::process::{self, Launch, Started, Terms};
+use clusterinit::sys::process::{self, Handed, Launch, Started, Terms};
 use clusterinit::sys::reap;
 use clusterinit::sys::seccomp::{Call, Filter, Listener};
 use nix::errno::Errno;
@@ -64,7 +64,9 @@ struct Worker {
 
 impl Worker {
     fn start(words: &[&str], listeners: &[BorrowedFd<'_>]) -> Self {
-        let started = launch(words, Some(filter::program()), listeners.len()).start(&[], listeners, None).expect("forked");
+        let started = launch(words, Some(filter::program()), listeners.len())
+            .start(&[], Handed { listeners, ..Handed::default() })
+            .expect("forked");
         let Outcome::Listener(descriptor) = next_outcome(&started) else { panic!("the listener comes first") };
         assert!(matches!(next_outcome(&started), Outcome::Executed));
         Self { pid: started.pid, listener: Listener::new(lift(descriptor)) }
@@ -164,7 +166,7 @@ fn what_is_for_a_caller_that_has_gone_is_no_error_but_for_a_socket() {
 #[test]
 fn a_worker_without_a_listener_is_a_worker_all_the_same() {
     let no_program = vec![libc::sock_filter { code: 0xffff, jt: 0, jf: 0, k: 0 }];
-    let started = launch(&["true"], Some(no_program), 0).start(&[], &[], None).expect("forked");
+    let started = launch(&["true"], Some(no_program), 0).start(&[], Handed::default()).expect("forked");
     assert!(matches!(next_outcome(&started), Outcome::NoListener(Errno::EINVAL)));
     assert!(matches!(next_outcome(&started), Outcome::Executed));
     assert_eq!(reap::wait_for_end(started.pid), Some(ExitStatus::Code(0)));
@@ -174,7 +176,7 @@ fn a_worker_without_a_listener_is_a_worker_all_the_same() {
 fn a_command_that_cannot_be_executed_is_said_after_the_listener() {
     for filter in [None, Some(filter::program())] {
         let filtered = filter.is_some();
-        let started = launch(&["/nowhere"], filter, 0).start(&[], &[], None).expect("forked");
+        let started = launch(&["/nowhere"], filter, 0).start(&[], Handed::default()).expect("forked");
         if filtered {
             assert!(matches!(next_outcome(&started), Outcome::Listener(_)));
         }
@@ -190,7 +192,7 @@ fn a_worker_enters_its_group_first_or_does_not_begin() {
     let user = Some(User { uid: 65_534, gid: 65_534 });
     let enters = |entrance: BorrowedFd<'_>| {
         let launch = launch_on(&["true"], Terms { user, filter: None, ..Terms::default() });
-        let started = launch.start(&[], &[], Some(entrance)).expect("forked");
+        let started = launch.start(&[], Handed { group: Some(entrance), ..Handed::default() }).expect("forked");
         (next_outcome(&started), reap::wait_for_end(started.pid))
     };
     assert!(matches!(enters(entrance.as_fd()), (Outcome::Executed, Some(ExitStatus::Code(0)))));
@@ -238,8 +240,9 @@ fn a_worker_of_another_user_has_a_listener_without_no_new_privs() {
     let filter = Some(Filter { program: filter::program(), no_new_privs: false });
     let user = Some(User { uid: 65_534, gid: 65_534 });
     let script = "test $(id -u) = 65534 && grep -q 'NoNewPrivs:.*0' /proc/self/status";
-    let started =
-        launch_on(&["sh", "-c", script], Terms { filter, user, ..Terms::default() }).start(&[], &[], None).expect("forked");
+    let started = launch_on(&["sh", "-c", script], Terms { filter, user, ..Terms::default() })
+        .start(&[], Handed::default())
+        .expect("forked");
     assert!(matches!(next_outcome(&started), Outcome::Listener(_)));
     assert!(matches!(next_outcome(&started), Outcome::Executed));
     assert_eq!(reap::wait_for_end(started.pid), Some(ExitStatus::Code(0)));

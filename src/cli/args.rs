@@ -12,6 +12,8 @@ use thiserror::Error;
 use crate::cluster::event::Request;
 use crate::cluster::words::Slot;
 use crate::config::{MOST_WORKERS, VARIABLES};
+use crate::control::{Demand, Whom};
+use crate::node::message;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -29,7 +31,7 @@ pub enum Command {
         addr: Option<String>,
     },
     /// Ask the running clusterinit for something. A stop leaves open whether a worker listens: the asked one knows.
-    Control(Request),
+    Control(Demand),
     Help,
     Version,
 }
@@ -71,13 +73,35 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
         Some("restart") => control("restart", "the number of a slot", rest, |args| {
             number(args).filter(|number| *number < MOST_WORKERS).map(|number| Request::Restart(Slot(number)))
         }),
-        Some("send") => Err(UsageError::Reserved { word: "send" }),
+        Some("send") => send(rest),
         Some("logs") => Err(UsageError::Reserved { word: "logs" }),
         Some("events") => Err(UsageError::Reserved { word: "events" }),
         _ if first.as_encoded_bytes().starts_with(b"-") => {
             Err(UsageError::UnknownOption { option: first.to_string_lossy().into_owned() })
         }
         _ => Ok(Command::Run(args)),
+    }
+}
+
+/// `send all|SLOT JSON`
+fn send(args: &[OsString]) -> Result<Command, UsageError> {
+    let words: Option<Vec<&str>> = args.iter().map(|word| word.to_str()).collect();
+    match words.as_deref() {
+        Some(["-h" | "--help"]) => Ok(Command::Help),
+        Some([whom, json]) if message::from_person(json).is_some() => match Whom::parse(whom) {
+            Some(whom) => Ok(Command::Control(Demand::Send(whom, (*json).to_owned()))),
+            None => Err(wrong_send(&format!(", not {whom:?}"))),
+        },
+        Some([_, json]) => Err(wrong_send(&format!(", and {json:?} is no JSON, or a message that Node takes for its own"))),
+        _ => Err(wrong_send("")),
+    }
+}
+
+fn wrong_send(given: &str) -> UsageError {
+    UsageError::Arguments {
+        command: "send",
+        takes: "all or the number of a slot, and a message in JSON",
+        given: given.to_owned(),
     }
 }
 
@@ -156,7 +180,7 @@ fn control(
     if args.first().is_some_and(|first| first == "--help" || first == "-h") {
         return Ok(Command::Help);
     }
-    request(args).map(Command::Control).ok_or_else(|| {
+    request(args).map(|request| Command::Control(Demand::Cluster(request))).ok_or_else(|| {
         let given = args.join(OsStr::new(" "));
         let given = if given.is_empty() { String::new() } else { format!(", not {:?}", given.to_string_lossy()) };
         UsageError::Arguments { command, takes, given }
@@ -202,6 +226,7 @@ From inside the container, as the same user or root:
   clusterinit stop                    graceful stop
   clusterinit scale N                 run N workers
   clusterinit restart SLOT            replace the worker of one slot
+  clusterinit send all|SLOT JSON      a message for Node programs
 
 -- is needed only where COMMAND begins with - or is one of plan, status,
 healthcheck, reload, stop, scale, restart, send, logs, events.
@@ -311,10 +336,11 @@ mod tests {
 
     #[test]
     fn requests_take_exactly_their_arguments() {
-        assert_eq!(understood("reload"), Command::Control(Request::Reload));
-        assert_eq!(understood("stop"), Command::Control(Request::Stop { interrupt: false, listening: false }));
-        assert_eq!(understood("scale 4"), Command::Control(Request::Scale(4)));
-        assert_eq!(understood("restart 0"), Command::Control(Request::Restart(Slot(0))));
+        let asks = |request| Command::Control(Demand::Cluster(request));
+        assert_eq!(understood("reload"), asks(Request::Reload));
+        assert_eq!(understood("stop"), asks(Request::Stop { interrupt: false, listening: false }));
+        assert_eq!(understood("scale 4"), asks(Request::Scale(4)));
+        assert_eq!(understood("restart 0"), asks(Request::Restart(Slot(0))));
         for wrong in [
             "reload now",
             "stop -x",

@@ -249,7 +249,10 @@ fn effective(name: &str, config: &Config, plan: &Plan) -> Option<String> {
         "READY" if config.ready == Ready::Listen && !plan.policy.sees_listening => Some("running".to_owned()),
         "SHARE" => Some(plan.facts.share_mechanism.to_owned()),
         "BALANCE" => plan.facts.balance.map(str::to_owned),
-        "NODE_IPC" => Some("off".to_owned()),
+        "NODE_IPC" => Some(match plan.sharing.node {
+            None => "off".to_owned(),
+            Some(node) => format!("on{}", if node.preload { "" } else { ",no-preload" }),
+        }),
         "SIGNALS" => Some(signals(config)),
         _ => None,
     }
@@ -306,6 +309,8 @@ mod tests {
             watchdog: None,
             sharing: Ok(Works { needs_no_new_privs: false }),
             privileged_file: None,
+            script: None,
+            round_robin: false,
             subgroups: Err("cgroups are read-only here".to_owned()),
         }
     }

@@ -20,6 +20,8 @@ pub enum Effect {
     SeekQuiet { life: Life, from: Time, until: Time },
     /// No worker accepts any more: late clients are refused at once.
     Refuse,
+    /// Ask it to take no new connections, finish those that it has and end by itself.
+    Part { life: Life },
     /// The stop signal to the leader, then CONT (a stopped process would keep TERM pending for ever).
     StopLeader { life: Life },
     /// The stop signal, then CONT, to what is left of the tree of a leader that has gone.
@@ -102,6 +104,12 @@ pub enum Note {
     },
     /// New connections reach others, while it waits for its stop signal.
     Disconnected {
+        slot: Slot,
+        pid: Pid,
+        reason: Reason,
+    },
+    /// It was asked to finish what it has and to end by itself.
+    Parting {
         slot: Slot,
         pid: Pid,
         reason: Reason,
@@ -260,6 +268,8 @@ pub enum Hang {
     Watchdog,
     /// It left connections waiting in its accept queue for `HANG_TIMEOUT`.
     Queue,
+    /// It left a heartbeat unanswered for `HANG_TIMEOUT`.
+    Heartbeat,
 }
 
 /// The search for an instant at which no request of a worker is in flight.

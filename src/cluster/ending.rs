@@ -63,6 +63,11 @@ impl Supervisor {
         }
     }
 
+    /// Its end is ours, and no failure: the slot gets another one at once.
+    pub(super) fn started_in_vain(&mut self, life: Life) {
+        self.roster.update(life, |worker| worker.purpose = worker.purpose.or(Some(Reason::Reload)));
+    }
+
     fn ending(&self, now: Time, worker: &Worker, status: ExitStatus) -> Ending {
         Ending {
             status,
@@ -78,7 +83,7 @@ impl Supervisor {
         let fallback = self.course.kill_at().unwrap_or(now + self.policy.grace);
         let signal = self.roster.update(life, |worker| match worker.phase {
             Phase::Killed { .. } => false,
-            Phase::Stopping { kill_at, .. } | Phase::Retiring { kill_at, .. } => {
+            Phase::Stopping { kill_at, .. } | Phase::Parting { kill_at, .. } | Phase::Retiring { kill_at, .. } => {
                 worker.begin_stopping(now, kill_at, true);
                 true
             }

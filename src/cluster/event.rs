@@ -25,12 +25,21 @@ pub enum Event {
     Listened { life: Life },
     /// Answer to `SeekQuiet`, at once or later: at this instant (the tree is frozen) no request of this worker is in flight.
     Quiet { life: Life },
+    /// Whether this worker can be asked to part: it takes no new connections then, finishes those that it has and ends by itself (Node's
+    /// `disconnect`). One that handles the stop signal by itself is not.
+    Parts { life: Life, parts: bool },
+    /// It has parted: nothing that it accepted is open any more, and it should end.
+    Parted { life: Life },
+    /// Since when the worker has left a heartbeat unanswered; `None`: it answers (again).
+    Unanswered { life: Life, since: Option<Time> },
     /// Since when the worker has left connections waiting in its accept queue without accepting one; `None`: it accepts (again).
     Waiting { life: Life, since: Option<Time> },
     /// A connection waits in an accept queue of this slot that no worker has. Told again now and then, as long as it is so.
     QueueFilled { slot: Slot },
     /// What [`next_look`](super::Supervisor::next_look) asked for, or what [`Confirm`](super::effect::Effect::Confirm) did.
     Used(Used),
+    /// This start fails through something that will be done without the next time, which is at once. Comes before `LeaderEnded`.
+    StartedInVain { life: Life },
     /// The kernel's OOM killer ended this worker, or some of its tree. Comes before `LeaderEnded`.
     OutOfMemory { life: Life },
     /// The limits of the container were read again.

@@ -1,7 +1,7 @@
 //! Workers that live and do not work: hung by their watchdog or by their accept queue, and queues that nobody has.
 //!
 //! ```text
-//!         watchdog missed, or connections left waiting for HANG_TIMEOUT
+//!         watchdog missed, or connections or a heartbeat left waiting for HANG_TIMEOUT
 //! Ready ----------------------------------------------------------------> Hung -> its successor takes its accept queue
 //!   ^---------- a sign of life, or it accepts: Join ------------------------+
 //! ```
@@ -15,7 +15,7 @@ use super::slots::Occupancy;
 use super::status::Reason;
 use super::supervisor::Supervisor;
 use super::words::{Life, Slot, Time};
-use super::worker::{Phase, Watchdog, Worker};
+use super::worker::{Phase, Watchdog, Worker, earliest};
 
 /// Connections that wait in a queue of a slot in backoff wait no longer than this; once, or a server that cannot start is started
 /// for ever without a pause.
@@ -48,6 +48,14 @@ impl Supervisor {
             worker.watchdog = interval.map(|interval| Watchdog { interval, due: Some(now + interval) });
         });
         self.recovers(now, life, Hang::Watchdog);
+    }
+
+    /// `since` when it leaves a heartbeat unanswered; `None`: it answers.
+    pub(super) fn unanswered(&mut self, now: Time, life: Life, since: Option<Time>) {
+        self.roster.update(life, |worker| worker.unanswered_since = since);
+        if since.is_none() {
+            self.recovers(now, life, Hang::Heartbeat);
+        }
     }
 
     /// `since` when it leaves connections waiting; `None`: it accepts.
@@ -111,21 +119,34 @@ impl Worker {
         Some(self.waiting_since?.max(self.joined?))
     }
 
-    /// When it will hang by its accept queue.
+    /// When it will hang by its accept queue or by its heartbeat.
     pub(super) fn hangs_at(&self) -> Option<Time> {
+        earliest(self.queue_hangs_at(), self.heart_stops_at())
+    }
+
+    fn queue_hangs_at(&self) -> Option<Time> {
         Some(self.waits_since()? + self.hang_timeout?)
+    }
+
+    /// A long start is no hang: what was asked before it was ready counts from then on.
+    fn heart_stops_at(&self) -> Option<Time> {
+        Some(self.unanswered_since?.max(self.ready_since?) + self.hang_timeout?)
     }
 
     /// How it hangs at this instant, if it is ready.
     pub(super) fn due_hang(&self, now: Time) -> Option<Hang> {
-        let queue = || self.hangs_at().is_some_and(|at| at <= now).then_some(Hang::Queue);
-        self.missed_watchdog(now).or_else(queue)
+        let queue = || self.queue_hangs_at().is_some_and(|at| at <= now).then_some(Hang::Queue);
+        self.missed_watchdog(now).or_else(queue).or_else(|| self.stopped_heart(now))
     }
 
     /// How it still hangs, if it is hung: nothing that came to its queue since then counts.
     fn still_hangs(&self, now: Time) -> Option<Hang> {
         let stuck = self.waiting_since.zip(self.hang_timeout).is_some_and(|(since, timeout)| since + timeout <= now);
-        self.missed_watchdog(now).or_else(|| stuck.then_some(Hang::Queue))
+        self.missed_watchdog(now).or_else(|| stuck.then_some(Hang::Queue)).or_else(|| self.stopped_heart(now))
+    }
+
+    fn stopped_heart(&self, now: Time) -> Option<Hang> {
+        self.heart_stops_at().is_some_and(|at| at <= now).then_some(Hang::Heartbeat)
     }
 
     fn missed_watchdog(&self, now: Time) -> Option<Hang> {

@@ -1,5 +1,6 @@
 //! The snapshot that the side port reads.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::shutdown::Course;
@@ -22,6 +23,7 @@ impl Supervisor {
             orphans_reaped: self.orphans_reaped,
             reload: self.rollout.reload.clone(),
             shared: Arc::new(Shared::default()),
+            channels: BTreeMap::new(),
             rows: self.rows(),
         }
     }

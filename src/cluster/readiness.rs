@@ -120,6 +120,7 @@ impl Supervisor {
             | Phase::Ready
             | Phase::Hung { .. }
             | Phase::Retiring { .. }
+            | Phase::Parting { .. }
             | Phase::Stopping { .. }
             | Phase::Killed { .. } => {}
         }

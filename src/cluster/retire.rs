@@ -6,15 +6,22 @@
 //!   |     (the cluster stops: SeekQuiet alone)     (Disconnect, Refuse,) StopLeader   ^
 //!   +-- STOP_WHEN=now: Disconnect, StopLeader ----------------------------------------+
 //! ```
+//! One that can be asked to part goes from `Retiring` to `Parting` with `Part` in place of the stop signal. It finishes what it has and
+//! ends by itself; its stop signal goes out [a moment](PARTED) after it has parted, or when half of what is left of the grace is over.
 //!
 //! Where the whole cluster stops, nobody is there to take over: a worker keeps its connections coming until its own stop signal, and
 //! with that of the last one late clients are refused. A worker that takes no connections (starting, hung) is stopped at once.
+
+use std::time::Duration;
 
 use super::effect::{Effect, Note, Search};
 use super::status::Reason;
 use super::supervisor::Supervisor;
 use super::words::{Life, Time};
 use super::worker::Phase;
+
+/// A worker that has parted has nothing left to serve: it gets so long to end by itself. A timer or a database connection keeps it.
+const PARTED: Duration = Duration::from_secs(1);
 
 /// What a stop comes to, by the phase that it finds the worker in.
 enum Course {
@@ -39,6 +46,10 @@ impl Supervisor {
                 let earlier = until.min(half);
                 worker.phase = Phase::Retiring { from, until: earlier, kill_at: kill_at.min(deadline) };
                 if earlier < until { Course::Seek { from, until: earlier } } else { Course::Nothing }
+            }
+            Phase::Parting { until, kill_at } => {
+                worker.phase = Phase::Parting { until: until.min(half), kill_at: kill_at.min(deadline) };
+                Course::Nothing
             }
             Phase::Ready if seeks && half > now => {
                 worker.phase = Phase::Retiring { from: now, until: half, kill_at: deadline };
@@ -75,6 +86,10 @@ impl Supervisor {
 
     fn end_search(&mut self, now: Time, life: Life, quiet: bool) {
         let search = self.roster.update(life, |worker| match worker.phase {
+            Phase::Retiring { kill_at, .. } if quiet && worker.parts => {
+                worker.phase = Phase::Parting { until: now + kill_at.since(now) / 2, kill_at };
+                None
+            }
             Phase::Retiring { from, kill_at, .. } => {
                 worker.begin_stopping(now, kill_at, true);
                 Some(Search { took: now.since(from), quiet })
@@ -83,12 +98,52 @@ impl Supervisor {
             | Phase::Starting { .. }
             | Phase::Ready
             | Phase::Hung { .. }
+            | Phase::Parting { .. }
             | Phase::Stopping { .. }
             | Phase::Killed { .. } => None,
         });
-        if let Some(search @ Some(_)) = search {
-            self.signal_leader(life, search);
+        match search {
+            Some(search @ Some(_)) => self.signal_leader(life, search),
+            Some(None) => self.ask_to_part(life),
+            None => {}
         }
+    }
+
+    /// It takes no connections any more, and ends when those that it has are done.
+    fn ask_to_part(&mut self, life: Life) {
+        let Some(worker) = self.roster.get(life).filter(|worker| matches!(worker.phase, Phase::Parting { .. })) else { return };
+        if worker.ended.is_some() {
+            return;
+        }
+        let (slot, pid, reason) = (worker.slot, worker.pid_for_log(), worker.purpose.unwrap_or(Reason::Stop));
+        self.disconnect(life, false);
+        self.effects.push(Effect::Part { life });
+        self.note(Note::Parting { slot, pid, reason });
+    }
+
+    /// Whether it can be asked to part; what was asked already is not taken back.
+    pub(super) fn parts(&mut self, life: Life, parts: bool) {
+        self.roster.update(life, |worker| worker.parts = parts);
+    }
+
+    /// Nothing is left for it to serve.
+    pub(super) fn parted(&mut self, now: Time, life: Life) {
+        self.roster.update(life, |worker| {
+            worker.parts = false;
+            if let Phase::Parting { until, .. } = &mut worker.phase {
+                *until = (*until).min(now + PARTED);
+            }
+        });
+    }
+
+    /// It has not ended by itself: a timer keeps it, or connections that do not end.
+    pub(super) fn parting_due(&mut self, now: Time, life: Life) {
+        self.roster.update(life, |worker| {
+            if let Phase::Parting { kill_at, .. } = worker.phase {
+                worker.begin_stopping(now, kill_at, true);
+            }
+        });
+        self.signal_leader(life, None);
     }
 
     /// The stop signal, to a worker that takes no connections any more.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -29,6 +30,8 @@ pub struct Snapshot {
     pub reload: Reload,
     /// What the workers listen on, as far as it is known.
     pub shared: Arc<Shared>,
+    /// Workers' channels, where Node's protocol is spoken. As the runtime sees it: no decision depends on it.
+    pub channels: BTreeMap<Life, Channel>,
     /// One row per worker and one per slot without a worker, by slot; a predecessor comes before its successor.
     pub rows: Vec<Row>,
 }
@@ -63,6 +66,26 @@ pub struct Shared {
     pub listeners: Vec<Listener>,
     /// Of each worker whose listeners are known: inode and port of each.
     pub by_life: BTreeMap<Life, Vec<(u64, u16)>>,
+}
+
+/// One worker's channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Channel {
+    pub state: ChannelState,
+    /// How long the last answered heartbeat took.
+    pub lag: Option<Duration>,
+    /// Since when one is unanswered.
+    pub unanswered: Option<Time>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChannelState {
+    /// Nothing was heard yet: it may be no Node at all.
+    Open,
+    Online,
+    Listening,
+    Disconnected,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

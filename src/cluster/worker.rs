@@ -5,8 +5,9 @@
 //!    |          |        |    |      |
 //!    |          |        |    v      |
 //!    |          |        | Retiring  |        disconnected; looks for an instant without a request in flight
-//!    |          v        v    v      v
-//!    |          +--------+----+------+--> Stopping --> Killed
+//!    |          |        |    |  \---|--> Parting       asked to finish what it has and to end by itself
+//!    |          v        v    v      v      v
+//!    |          +--------+----+------+------+--> Stopping --> Killed
 //!    v                                        |          |
 //!  (refused)                     leader gone, tree gone: removed
 //! ```
@@ -26,6 +27,7 @@ use super::words::{ExitStatus, Life, Pid, Slot, Time};
 pub(super) const KILL_TRIES: u32 = 6;
 
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Worker {
     pub(super) life: Life,
     pub(super) slot: Slot,
@@ -53,6 +55,10 @@ pub(super) struct Worker {
     /// When it will be older than `MAX_LIFETIME`.
     pub(super) old_at: Option<Time>,
     pub(super) watchdog: Option<Watchdog>,
+    /// It finishes what it has and ends by itself where it is asked to.
+    pub(super) parts: bool,
+    /// Since when it has left a heartbeat unanswered.
+    pub(super) unanswered_since: Option<Time>,
     /// Since when it has left connections waiting in its accept queue.
     pub(super) waiting_since: Option<Time>,
     /// What its tree may use, in bytes: its hard cap, or its share. Given at its start.
@@ -82,6 +88,11 @@ pub(super) enum Phase {
     /// Was ready and is to end; its stop signal waits for an instant without a request in flight, until `until`.
     Retiring {
         from: Time,
+        until: Time,
+        kill_at: Time,
+    },
+    /// Was asked to finish what it has and to end by itself; it gets the stop signal at `until`.
+    Parting {
         until: Time,
         kill_at: Time,
     },
@@ -146,6 +157,8 @@ impl Worker {
             ready_since: None,
             old_at: None,
             watchdog: None,
+            parts: false,
+            unanswered_since: None,
             waiting_since: None,
             cap: None,
             meter: Meter::default(),
@@ -164,7 +177,7 @@ impl Worker {
                 earliest(self.old_or_again(), hangs_at)
             }
             Phase::Hung { .. } => self.old_or_again(),
-            Phase::Retiring { until, .. } => Some(until),
+            Phase::Retiring { until, .. } | Phase::Parting { until, .. } => Some(until),
             Phase::Stopping { kill_at, .. } => Some(kill_at),
             Phase::Killed { retry_at, .. } => Some(retry_at),
         }
@@ -179,7 +192,12 @@ impl Worker {
         match self.phase {
             Phase::Ready => true,
             Phase::Retiring { .. } => self.joined.is_some(),
-            Phase::Forking | Phase::Starting { .. } | Phase::Hung { .. } | Phase::Stopping { .. } | Phase::Killed { .. } => false,
+            Phase::Forking
+            | Phase::Starting { .. }
+            | Phase::Hung { .. }
+            | Phase::Parting { .. }
+            | Phase::Stopping { .. }
+            | Phase::Killed { .. } => false,
         }
     }
 
@@ -209,7 +227,7 @@ impl Worker {
             Phase::Forking | Phase::Starting { .. } => RowState::Starting,
             Phase::Ready => RowState::Ready,
             Phase::Retiring { .. } if self.joined.is_some() => RowState::Ready,
-            Phase::Retiring { .. } => RowState::Disconnecting,
+            Phase::Retiring { .. } | Phase::Parting { .. } => RowState::Disconnecting,
             Phase::Hung { .. } => RowState::Hung,
             Phase::Stopping { .. } => RowState::Stopping,
             Phase::Killed { .. } => RowState::Killed,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Balance, Config, NodeIpc, Output, Ready, Share, SharePorts, StopWhen, WorkerMemory};
+use super::{Balance, Config, Output, Ready, Share, SharePorts, StopWhen, WorkerMemory};
 use crate::cluster::policy::DrainDelay;
 
 /// Docker kills after 10 s.
@@ -35,8 +35,8 @@ impl Config {
 }
 
 /// One line, `NAME=value: reason`, for each setting that the caller made and that is not acted on: this version does not do it, or
-/// it needs port sharing, which is not to be had here (`shares`).
-pub fn not_in_force(config: &Config, shares: bool) -> Vec<String> {
+/// it needs port sharing, which is not to be had here (`shares`, by whatever mechanism), or Node's protocol (`node`).
+pub fn not_in_force(config: &Config, shares: bool, node: bool) -> Vec<String> {
     const NO_SHARING: &str = "ports that the server opens by itself are not shared here";
     let listens = !config.listen.is_empty();
     let unshared = !shares && config.share != Share::Off;
@@ -44,7 +44,11 @@ pub fn not_in_force(config: &Config, shares: bool) -> Vec<String> {
         ("SHARE_PORTS", config.share_ports != SharePorts::All && !shares, NO_SHARING),
         ("PORT_PER_WORKER", !config.port_per_worker.is_empty() && !shares, NO_SHARING),
         ("BALANCE", !listens && unshared, NO_SHARING),
-        ("NODE_IPC", config.node_ipc == NodeIpc::On, "this version does not speak Node's cluster protocol"),
+        (
+            "BALANCE",
+            config.balance == Balance::Rr && shares && !node,
+            "it is for workers that speak Node's protocol; spread is used",
+        ),
         // With `auto` it still says whether a worker above its share is replaced before it would have to be killed.
         (
             "MEMORY_SOFT",
@@ -98,9 +102,9 @@ mod tests {
     #[test]
     fn defaults_are_never_reported() {
         for shares in [true, false] {
-            assert_eq!(not_in_force(&config(&[]), shares), Vec::<String>::new());
+            assert_eq!(not_in_force(&config(&[]), shares, false), Vec::<String>::new());
             let given = [("CLUSTERINIT_LISTEN", "8080"), ("CLUSTERINIT_GRACE", "1s")];
-            assert_eq!(not_in_force(&config(&given), shares), Vec::<String>::new());
+            assert_eq!(not_in_force(&config(&given), shares, false), Vec::<String>::new());
         }
     }
 
@@ -110,14 +114,13 @@ mod tests {
             ("SHARE_PORTS", "8080"),
             ("PORT_PER_WORKER", "9100"),
             ("BALANCE", "queue"),
-            ("NODE_IPC", "on"),
             ("HANG_TIMEOUT", "5s"),
             ("STOP_WHEN", "quiet"),
             ("OUTPUT", "prefix"),
             ("READY", "listen"),
         ];
         for (name, value) in asked {
-            let lines = not_in_force(&config(&[(&format!("CLUSTERINIT_{name}"), value)]), false);
+            let lines = not_in_force(&config(&[(&format!("CLUSTERINIT_{name}"), value)]), false, false);
             assert_eq!(lines.len(), 1, "{name}: {lines:?}");
             assert!(lines[0].starts_with(&format!("{name}={value}: ")), "{lines:?}");
         }
@@ -126,9 +129,9 @@ mod tests {
     #[test]
     fn a_soft_limit_needs_a_cap() {
         let off = ("CLUSTERINIT_WORKER_MEMORY", "off");
-        let lines = not_in_force(&config(&[off, ("CLUSTERINIT_MEMORY_SOFT", "80%")]), true);
+        let lines = not_in_force(&config(&[off, ("CLUSTERINIT_MEMORY_SOFT", "80%")]), true, false);
         assert_eq!(lines, ["MEMORY_SOFT=80%: WORKER_MEMORY=off has no cap"]);
-        assert_eq!(not_in_force(&config(&[off, ("CLUSTERINIT_MEMORY_SOFT", "off")]), true), Vec::<String>::new());
+        assert_eq!(not_in_force(&config(&[off, ("CLUSTERINIT_MEMORY_SOFT", "off")]), true, false), Vec::<String>::new());
     }
 
     #[test]
@@ -156,10 +159,12 @@ mod tests {
         ];
         for (name, value) in done {
             let (name, listen) = (&format!("CLUSTERINIT_{name}"), ("CLUSTERINIT_LISTEN", "8080"));
-            assert_eq!(not_in_force(&config(&[(name, value), listen]), false), Vec::<String>::new());
-            assert_eq!(not_in_force(&config(&[(name, value)]), true), Vec::<String>::new());
+            assert_eq!(not_in_force(&config(&[(name, value), listen]), false, false), Vec::<String>::new());
+            assert_eq!(not_in_force(&config(&[(name, value)]), true, false), Vec::<String>::new());
         }
         let in_one_queue = [("CLUSTERINIT_BALANCE", "queue"), ("CLUSTERINIT_HANG_TIMEOUT", "5s")];
-        assert_eq!(not_in_force(&config(&in_one_queue), true).len(), 1);
+        assert_eq!(not_in_force(&config(&in_one_queue), true, false).len(), 1);
+        let in_turn = config(&[("CLUSTERINIT_BALANCE", "rr")]);
+        assert_eq!((not_in_force(&in_turn, true, false).len(), not_in_force(&in_turn, true, true).len()), (1, 0));
     }
 }

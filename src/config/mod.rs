@@ -137,13 +137,19 @@ pub enum Balance {
     Spread,
     Queue,
     Sticky,
+    /// Node only: we accept, and hand connections over in turn.
+    Rr,
 }
 
+/// Whether Node's cluster protocol is spoken, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NodeIpc {
-    Auto,
-    On,
-    Off,
+pub struct NodeIpc {
+    /// `None`: `auto`.
+    pub speaks: Option<bool>,
+    /// Workers run a few lines of ours before their program.
+    pub preload: bool,
+    /// Workers get the message `shutdown` before they are asked to disconnect, as PM2 has it.
+    pub shutdown_message: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,7 +237,7 @@ impl Default for Config {
             port_per_worker: Vec::new(),
             balance: Balance::Spread,
             listen: Vec::new(),
-            node_ipc: NodeIpc::Auto,
+            node_ipc: NodeIpc { speaks: None, preload: true, shutdown_message: false },
             hang_timeout: None,
             max_lifetime: None,
             signals: signals::defaults(),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::environment::{self, Environment};
 use super::mistakes::{Mistakes, printable_name};
 use super::raw::RawConfig;
-use super::words::{one_of, or, switch};
+use super::words::{one_of, or, parts, switch};
 use super::{
     Balance, Config, LogFormat, NodeIpc, Output, Ready, Rounding, Share, StopWhen, WorkerMemory, Workers, duration, listen, log,
     number, ports, signals, size, user,
@@ -95,13 +95,29 @@ fn sharing(raw: &RawConfig, config: &mut Config, mistakes: &mut Mistakes) {
     mistakes.read(&mut config.port_per_worker, "PORT_PER_WORKER", raw.port_per_worker.as_ref(), |text| {
         or("none", ports::list)(text).map(Option::unwrap_or_default)
     });
-    let balance = one_of(&[("spread", Balance::Spread), ("queue", Balance::Queue), ("sticky", Balance::Sticky)]);
+    let balance =
+        one_of(&[("spread", Balance::Spread), ("queue", Balance::Queue), ("sticky", Balance::Sticky), ("rr", Balance::Rr)]);
     mistakes.read(&mut config.balance, "BALANCE", raw.balance.as_ref(), balance);
     mistakes.read(&mut config.listen, "LISTEN", raw.listen.as_ref(), |text| {
         or("none", listen::parse)(text).map(Option::unwrap_or_default)
     });
-    let node_ipc = one_of(&[("auto", NodeIpc::Auto), ("on", NodeIpc::On), ("off", NodeIpc::Off)]);
     mistakes.read(&mut config.node_ipc, "NODE_IPC", raw.node_ipc.as_ref(), node_ipc);
+}
+
+/// `on,no-preload`: a word, and what is done otherwise.
+fn node_ipc(text: &str) -> Result<NodeIpc, String> {
+    let mut read = Config::default().node_ipc;
+    for (place, word) in parts(text).enumerate() {
+        match (place, word) {
+            (0, "auto") => read.speaks = None,
+            (0, "on") => read.speaks = Some(true),
+            (0, "off") => read.speaks = Some(false),
+            (1.., "no-preload") => read.preload = false,
+            (1.., "shutdown") => read.shutdown_message = true,
+            _ => return Err("allowed: auto, on, off; behind it, separated by commas, no-preload and shutdown".to_owned()),
+        }
+    }
+    Ok(read)
 }
 
 /// What the world is told: side port, output, log.

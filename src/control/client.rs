@@ -10,8 +10,7 @@ use nix::unistd::geteuid;
 use socket2::{Domain, SockAddr, Socket, Type};
 use thiserror::Error;
 
-use super::{LONGEST_REQUEST, Peer, prefix, to_line};
-use crate::cluster::event::Request;
+use super::{Demand, LONGEST_REQUEST, Peer, prefix, to_line};
 use crate::cluster::words::Pid;
 use crate::sys::instance::Instance;
 
@@ -50,11 +49,11 @@ pub enum AskError {
 }
 
 /// Asks the clusterinit of this container, and waits for its answer.
-pub fn ask(request: Request) -> Result<String, AskError> {
+pub fn ask(demand: &Demand) -> Result<String, AskError> {
     let instance = Instance::own().map_err(AskError::Instance)?;
     let table = fs::read("/proc/net/unix").map_err(AskError::Sockets)?;
     let pid = choose(listening(&String::from_utf8_lossy(&table), &prefix(instance)))?;
-    ask_one(instance, pid, &to_line(request).ok_or(AskError::NotARequest)?)
+    ask_one(instance, pid, &to_line(demand).ok_or(AskError::NotARequest)?)
 }
 
 /// The pids at the end of the names that listen. A line is `Num RefCount Protocol Flags Type St Inode Path`; `@` is the NUL.
@@ -80,7 +79,9 @@ pub(super) fn choose(pids: BTreeSet<Pid>) -> Result<Pid, AskError> {
 
 pub(super) fn ask_one(instance: Instance, pid: Pid, line: &str) -> Result<String, AskError> {
     let talk = |source| AskError::Talk { pid, source };
-    debug_assert!(line.len() <= LONGEST_REQUEST, "all requests fit");
+    if line.len() > LONGEST_REQUEST {
+        return Err(AskError::Refused("the message is longer than 64 KiB".to_owned()));
+    }
     let mut stream = connect(&format!("\0{}{pid}", prefix(instance))).map_err(talk)?;
     let found = Peer::of(&stream).map_err(talk)?;
     if found.pid != pid || (found.uid != 0 && found.uid != geteuid().as_raw()) {

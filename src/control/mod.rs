@@ -1,4 +1,4 @@
-//! `clusterinit reload | stop | scale N | restart SLOT`: how a person inside the container asks, without a port and without a file.
+//! `clusterinit reload | stop | scale N | restart SLOT | send all|SLOT JSON`: how a person inside the container asks, without a port and without a file.
 //!
 //! ```text
 //! client: /proc/net/unix -> @clusterinit/MNT/PID/1 --"scale 4\n"--> server -> runtime
@@ -25,8 +25,29 @@ use crate::sys::instance::Instance;
 pub use client::{AskError, ask};
 pub use server::{Asked, Server, serve};
 
-/// What a request line may have, its newline included.
-const LONGEST_REQUEST: usize = 64;
+/// What a request line may have, its newline included: most of it is for the JSON of `send`.
+const LONGEST_REQUEST: usize = 64 * 1024;
+
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Demand {
+    Cluster(Request),
+    /// A message for the programs of workers that speak Node's protocol.
+    Send(Whom, String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whom {
+    All,
+    Slot(Slot),
+}
+
+impl Whom {
+    /// `all`, or the number of a slot.
+    pub fn parse(word: &str) -> Option<Self> {
+        if word == "all" { Some(Self::All) } else { word.parse().ok().map(|slot| Self::Slot(Slot(slot))) }
+    }
+}
 
 /// The abstract name, without the NUL in front and without the pid at the end.
 fn prefix(instance: Instance) -> String {
@@ -54,7 +75,18 @@ impl Peer {
 }
 
 /// The request as it goes over the socket; `None` for one that only signals can make.
-fn to_line(request: Request) -> Option<String> {
+fn to_line(demand: &Demand) -> Option<String> {
+    let request = match demand {
+        Demand::Cluster(request) => request,
+        // Line breaks are blanks in JSON: inside of strings they are escaped.
+        Demand::Send(whom, json) => {
+            let whom = match whom {
+                Whom::All => "all".to_owned(),
+                Whom::Slot(slot) => slot.to_string(),
+            };
+            return Some(format!("send {whom} {}\n", json.replace(['\n', '\r'], " ")));
+        }
+    };
     match request {
         Request::Reload => Some("reload\n".to_owned()),
         Request::Stop { .. } => Some("stop\n".to_owned()),
@@ -66,7 +98,15 @@ fn to_line(request: Request) -> Option<String> {
 
 /// A request as it is written on the command line and on the socket, without the newline. Whether something listens is for the
 /// runtime to fill in.
-pub fn parse(line: &str) -> Option<Request> {
+pub fn parse(line: &str) -> Option<Demand> {
+    if let Some(rest) = line.strip_prefix("send ") {
+        let (whom, json) = rest.split_once(' ')?;
+        return Some(Demand::Send(Whom::parse(whom)?, json.to_owned()));
+    }
+    request(line).map(Demand::Cluster)
+}
+
+fn request(line: &str) -> Option<Request> {
     let mut words = line.split(' ');
     let request = match words.next()? {
         "reload" => Request::Reload,

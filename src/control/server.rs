@@ -12,8 +12,7 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use super::{LONGEST_REQUEST, Peer, parse, prefix};
-use crate::cluster::event::Request;
+use super::{Demand, LONGEST_REQUEST, Peer, parse, prefix};
 use crate::sys::descriptor;
 use crate::sys::instance::Instance;
 
@@ -27,7 +26,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A request and who made it. The answer is one line; without one the client is told that it was refused.
 #[derive(Debug)]
 pub struct Asked {
-    pub request: Request,
+    pub demand: Demand,
     pub by: Peer,
     pub reply: oneshot::Sender<Result<String, String>>,
 }
@@ -102,12 +101,16 @@ async fn converse(stream: &UnixStream, asked: &mpsc::Sender<Asked>) {
     say(stream, answer.as_deref().map_err(String::as_str)).await;
 }
 
-async fn read_request(stream: &UnixStream) -> Result<Request, &'static str> {
-    const UNKNOWN: &str = "the request is none of: reload, stop, scale N, restart SLOT";
-    let mut bytes = [0; LONGEST_REQUEST];
+async fn read_request(stream: &UnixStream) -> Result<Demand, &'static str> {
+    const UNKNOWN: &str = "the request is none of: reload, stop, scale N, restart SLOT, send all|SLOT JSON";
+    const AT_FIRST: usize = 256;
+    let mut bytes = vec![0; AT_FIRST];
     let mut filled = 0;
     loop {
-        let room = bytes.get_mut(filled..).filter(|room| !room.is_empty()).ok_or("the request is longer than 64 bytes")?;
+        if filled == bytes.len() {
+            bytes.resize((filled * 4).min(LONGEST_REQUEST), 0);
+        }
+        let room = bytes.get_mut(filled..).filter(|room| !room.is_empty()).ok_or("the request is longer than 64 KiB")?;
         let read = match stream.try_read(room) {
             Ok(0) => return Err("the request has no end of line"),
             Ok(read) => read,
@@ -126,10 +129,10 @@ async fn read_request(stream: &UnixStream) -> Result<Request, &'static str> {
     }
 }
 
-async fn forward(asked: &mpsc::Sender<Asked>, request: Request, by: Peer) -> Result<String, String> {
+async fn forward(asked: &mpsc::Sender<Asked>, demand: Demand, by: Peer) -> Result<String, String> {
     let (reply, answer) = oneshot::channel();
     let answered = async {
-        asked.send(Asked { request, by, reply }).await.ok()?;
+        asked.send(Asked { demand, by, reply }).await.ok()?;
         answer.await.ok()
     };
     let in_time = timeout(PATIENCE, answered).await;

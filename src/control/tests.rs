@@ -29,14 +29,15 @@ fn served(number: u64, client: impl FnOnce(Instance) -> Result<String, String> +
         let serving = spawn_local(serve(server, send));
         let answering = spawn_local(async move {
             let mut seen = Vec::new();
-            while let Some(Asked { request, by, reply }) = receive.recv().await {
-                let answer = match request {
-                    Request::Scale(0) => Err("at least\n1 worker".to_owned()),
-                    _ => Ok(format!("{request:?}")),
+            while let Some(Asked { demand, by, reply }) = receive.recv().await {
+                let answer = match &demand {
+                    Demand::Cluster(Request::Scale(0)) => Err("at least\n1 worker".to_owned()),
+                    Demand::Cluster(request) => Ok(format!("{request:?}")),
+                    Demand::Send(whom, json) => Ok(format!("{whom:?} {}", json.len())),
                 };
                 let (kept, _) = tokio::sync::oneshot::channel();
                 reply.send(answer).expect("the server waits for it");
-                seen.push(Asked { request, by, reply: kept });
+                seen.push(Asked { demand, by, reply: kept });
             }
             seen
         });
@@ -77,7 +78,7 @@ fn a_request_is_handed_on_with_its_author_and_answered() {
     });
     assert_eq!(seen.len(), 5);
     assert!(seen.iter().all(|asked| asked.by == Peer { pid: own_pid(), uid: geteuid().as_raw() }));
-    assert_eq!(seen[4].request, Request::Stop { interrupt: false, listening: false });
+    assert_eq!(seen[4].demand, Demand::Cluster(Request::Stop { interrupt: false, listening: false }));
 }
 
 #[test]
@@ -200,22 +201,24 @@ fn a_bound_server_is_in_the_kernels_table() {
 
 proptest! {
     #[test]
-    fn a_request_reads_back_and_fits(number: u32, which in 0..4) {
-        let request = match which {
-            0 => Request::Reload,
-            1 => Request::Stop { interrupt: false, listening: false },
-            2 => Request::Scale(number),
-            _ => Request::Restart(Slot(number)),
+    fn a_request_reads_back_and_fits(number: u32, which in 0..6, json in "[^\\n\\r]{0,200}") {
+        let demand = match which {
+            0 => Demand::Cluster(Request::Reload),
+            1 => Demand::Cluster(Request::Stop { interrupt: false, listening: false }),
+            2 => Demand::Cluster(Request::Scale(number)),
+            3 => Demand::Send(Whom::All, json),
+            4 => Demand::Send(Whom::Slot(Slot(number)), json),
+            _ => Demand::Cluster(Request::Restart(Slot(number))),
         };
-        let line = to_line(request).expect("a request of the socket");
+        let line = to_line(&demand).expect("a request of the socket");
         prop_assert!(line.len() <= LONGEST_REQUEST);
-        prop_assert_eq!(parse(line.trim_end_matches('\n')), Some(request));
+        prop_assert_eq!(parse(line.strip_suffix('\n').expect("one line")), Some(demand));
     }
 
     #[test]
     fn any_text_is_a_request_or_not(text in ".{0,80}") {
-        if let Some(request) = parse(&text) {
-            prop_assert!(to_line(request).is_some());
+        if let Some(demand) = parse(&text) {
+            prop_assert!(to_line(&demand).is_some());
         }
     }
 }

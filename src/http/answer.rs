@@ -4,6 +4,7 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
+use tokio::sync::oneshot;
 use tracing::error;
 
 use super::report::Report;
@@ -13,6 +14,8 @@ use crate::cluster::words::Time;
 use crate::sys::measure::Meter;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+/// Prometheus' text format.
+const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 pub(super) type Answer = Response<Full<Bytes>>;
@@ -51,7 +54,20 @@ impl Desk {
             "/healthz" | "/livez" => ok_unless(unhealthy(&snapshot, self.side.clock.now())),
             "/readyz" => ok_unless(snapshot.unready.clone()),
             "/workers" => self.workers(&snapshot).await,
+            "/metrics" => self.metrics().await,
             _ => text(StatusCode::NOT_FOUND, "not found; there are /healthz, /livez, /readyz and /workers"),
+        }
+    }
+
+    /// The one answer that the workers themselves are asked for, and the loop with them.
+    async fn metrics(&self) -> Answer {
+        const NONE: &str = "no metrics: the workers do not speak Node's cluster protocol";
+        let Some(asking) = &self.side.metrics else { return text(StatusCode::NOT_FOUND, NONE) };
+        let (reply, answer) = oneshot::channel();
+        let is_asked = asking.try_send(reply).is_ok();
+        match answer.await {
+            Ok(metrics) if is_asked => page(StatusCode::OK, METRICS, metrics.into()),
+            _ => text(StatusCode::SERVICE_UNAVAILABLE, "too many ask for metrics at once"),
         }
     }
 

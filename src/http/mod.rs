@@ -5,6 +5,7 @@
 //! | `/healthz`, `/livez` | 200 `ok`; 503 and the reason when a restart of the container may help. Never during a stop |
 //! | `/readyz` | 200 `ok` when enough workers are ready and no stop is under way; 503 and the reason otherwise |
 //! | `/workers` | 200, JSON: one row per worker and per slot without one ([`report`]) |
+//! | `/metrics` | 200, Prometheus text: what the programs of Node workers collect with prom-client, as one; else 404 |
 //! | else | 404; other methods 405 |
 //!
 //! Whatever clients do, the cost is bounded: 256 connections, 16 KiB and 5 s for the head of a request, 5 s for an answer, bodies
@@ -21,7 +22,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::cluster::status::Snapshot;
 use crate::runtime::clock::Clock;
@@ -43,6 +44,8 @@ pub struct Side {
     pub pid: u32,
     /// [`Instance::own`](crate::sys::instance::Instance::own) as text; what stands here is sent with every answer.
     pub instance: String,
+    /// Where the metrics of Node's workers can be asked for; `None`: nowhere.
+    pub metrics: Option<mpsc::Sender<oneshot::Sender<String>>>,
 }
 
 /// A listener at this address, its descriptor out of the way of those that workers get. `[::]` takes IPv4 too, and becomes `0.0.0.0`

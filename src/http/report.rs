@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::cluster::status::{self, Reason, ReloadState, RowState, Snapshot, State};
+use crate::cluster::status::{self, ChannelState, Reason, ReloadState, RowState, Snapshot, State};
 use crate::cluster::words::{ExitStatus, Pid, Slot, Time};
 use crate::sys::measure::{ByLife, Figures};
 
@@ -75,6 +75,9 @@ struct Worker {
     connections: Option<u32>,
     /// Known only where ports are shared.
     accept_queue: Option<u32>,
+    /// Of a worker with which Node's protocol is spoken.
+    channel: Option<ChannelState>,
+    event_loop_lag_seconds: Option<f64>,
     next_start_seconds: Option<f64>,
     last_exit: Option<LastExit>,
 }
@@ -118,7 +121,7 @@ impl<'a> Report<'a> {
                 listeners: snapshot.shared.listeners.iter().map(Listener::new).collect(),
             },
             orphans_reaped: snapshot.orphans_reaped,
-            workers: snapshot.rows.iter().map(|row| Worker::new(row, figures, now)).collect(),
+            workers: snapshot.rows.iter().map(|row| Worker::new(row, snapshot, figures, now)).collect(),
             reload: Reload {
                 state: snapshot.reload.state,
                 reason: snapshot.reload.reason.as_deref(),
@@ -136,7 +139,8 @@ impl<'a> Listener<'a> {
 }
 
 impl Worker {
-    fn new(row: &status::Row, figures: &ByLife, now: Time) -> Self {
+    fn new(row: &status::Row, snapshot: &Snapshot, figures: &ByLife, now: Time) -> Self {
+        let channel = row.life.and_then(|life| snapshot.channels.get(&life));
         let used = match row.life {
             Some(life) => figures.get(&life).copied().unwrap_or_default(),
             None => Figures { processes: Some(0), ..Figures::default() },
@@ -154,6 +158,8 @@ impl Worker {
             cpu_seconds: used.cpu_time.map(seconds),
             connections: used.connections,
             accept_queue: used.accept_queue,
+            channel: channel.map(|channel| channel.state),
+            event_loop_lag_seconds: channel.and_then(|channel| lag(channel, now)),
             next_start_seconds: row.next_start.map(|due| seconds(due.since(now))),
             last_exit: row.last_exit.map(|exit| LastExit::new(exit, now)),
         }
@@ -168,6 +174,14 @@ impl LastExit {
         };
         Self { code, signal, reason: exit.reason, seconds_ago: seconds(now.since(exit.at)) }
     }
+}
+
+/// What the last heartbeat took, or the present one takes already.
+fn lag(channel: &status::Channel, now: Time) -> Option<f64> {
+    let unanswered = channel.unanswered.map(|since| now.since(since));
+    let lag = unanswered.filter(|unanswered| channel.lag.is_none_or(|lag| lag < *unanswered)).or(channel.lag)?;
+    // To the microsecond: an idle loop answers within one millisecond.
+    Some(f64::from(u32::try_from(lag.as_micros()).unwrap_or(u32::MAX)) / 1e6)
 }
 
 /// To the nearest millisecond: more digits would be noise in every diff.
@@ -249,6 +263,10 @@ pub(crate) mod tests {
             orphans_reaped: 0,
             reload: status::Reload { state: ReloadState::None, reason: None, at: None },
             shared: Arc::new(Shared { listeners, by_life: BTreeMap::new() }),
+            channels: BTreeMap::from([(
+                Life(3),
+                status::Channel { state: ChannelState::Listening, lag: Some(Duration::from_micros(420)), unanswered: None },
+            )]),
             rows: vec![replaced, failing],
         }
     }

@@ -19,6 +19,8 @@ fn machine() -> Machine {
         watchdog: None,
         sharing: Ok(Works { needs_no_new_privs: false }),
         privileged_file: None,
+        script: None,
+        round_robin: false,
         subgroups: Err("cgroups are read-only here".to_owned()),
     }
 }

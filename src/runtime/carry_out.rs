@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io;
 use std::io::Write;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use tracing::{debug, warn};
@@ -14,7 +14,7 @@ use crate::cluster::event::{Event, Left};
 use crate::cluster::sizing::Share;
 use crate::cluster::words::{Life, Pid, Signal, Slot};
 use crate::notify::NotifySocket;
-use crate::sys::process::Started;
+use crate::sys::process::{Handed, Started};
 use crate::sys::subgroups::Group;
 use crate::sys::tree::{self, Member, Strays};
 use crate::sys::{process, reap, terminal};
@@ -54,6 +54,7 @@ impl Runtime {
             Effect::Disconnect { life, hung } => self.disconnect(life, hung),
             Effect::SeekQuiet { life, from, until } => return self.seek_quiet(life, from, until),
             Effect::Refuse => self.refuse(),
+            Effect::Part { life } => self.part(life),
             Effect::StopLeader { life } => self.stop_leader(life),
             Effect::StopRest { life } => self.stop_rest(life),
             Effect::KillTree { life } => self.kill_tree(life),
@@ -91,8 +92,14 @@ impl Runtime {
             ("NODE_APP_INSTANCE", slot_text.into()),
             ("NOTIFY_SOCKET", notify.address().into()),
         ]);
+        let channel = self.nodes.open()?;
+        let (ours, theirs) = channel.unzip();
+        if let Some(number) = self.launch.channel_number().filter(|_| theirs.is_some()) {
+            let before = self.launch.value("NODE_OPTIONS");
+            self.nodes.variables(life, number, &mut more, &before);
+        }
         let group = self.memory.group(life, share.memory)?;
-        let started = match self.start_with_listeners(life, slot, &more, group.as_ref()) {
+        let started = match self.start_with_listeners(life, slot, &more, group.as_ref(), theirs.as_ref()) {
             Ok(started) => started,
             Err(error) => {
                 self.memory.forget(life, group);
@@ -117,6 +124,9 @@ impl Runtime {
             strangers_notify: false,
         };
         self.lives.insert(life, body);
+        if let Some(ours) = ours {
+            self.channel_opened(life, slot, ours);
+        }
         Ok(pid)
     }
 
@@ -127,10 +137,12 @@ impl Runtime {
         slot: Slot,
         more: &[(&str, OsString)],
         group: Option<&Group>,
+        channel: Option<&OwnedFd>,
     ) -> io::Result<Started> {
         let handed = self.sharing.hand_out(life, slot)?;
         let descriptors: Vec<BorrowedFd<'_>> = handed.iter().filter_map(|handed| self.sharing.descriptor(*handed)).collect();
-        let started = self.launch.start(more, &descriptors, group.map(Group::entrance));
+        let channel = channel.map(AsFd::as_fd);
+        let started = self.launch.start(more, Handed { listeners: &descriptors, channel, group: group.map(Group::entrance) });
         match &started {
             Ok(_) => self.handed_out(life, &handed),
             Err(_) => self.release_ports(life),
@@ -138,7 +150,8 @@ impl Runtime {
         started
     }
 
-    fn stop_leader(&self, life: Life) {
+    fn stop_leader(&mut self, life: Life) {
+        self.release_channel(life);
         let Some(body) = self.lives.get(life).filter(|body| !body.leader_gone) else { return };
         // A stopped process keeps any other signal pending until it goes on.
         for signal in [self.stop_signal, Signal::CONT] {

@@ -66,6 +66,11 @@ impl Runtime {
                         self.lane_stirred(lane);
                         1
                     }
+                    Token::Channel(life) => self.read_channel(life),
+                    Token::Turns(number) => {
+                        self.turn(number);
+                        1
+                    }
                     Token::Deadline => {
                         self.timer.clear();
                         self.deadline_reached();
@@ -227,6 +232,7 @@ impl Runtime {
         let rest = u32::try_from(members.len()).unwrap_or(u32::MAX);
         let Some(status) = reap::reap(pid) else { return false };
         let out_of_memory = self.ended_by_oom(life, status);
+        self.channel_lost(life, status);
         self.lives.leader_gone(life);
         // From this turn on nobody is sent to it.
         self.leave_rotation(life);
@@ -265,6 +271,7 @@ impl Runtime {
             if let Some(calls) = &body.calls {
                 self.poller.forget(calls.descriptor());
             }
+            self.channel_gone(life);
             self.release_ports(life);
         }
     }

@@ -35,6 +35,13 @@ pub(super) fn log(note: &Note) {
         Note::Hung { slot, pid, hang: Hang::Queue } => {
             warn!(slot = slot.0, pid = pid.0, "worker left connections waiting (CLUSTERINIT_HANG_TIMEOUT) and is to be replaced");
         }
+        Note::Hung { slot, pid, hang: Hang::Heartbeat } => {
+            warn!(
+                slot = slot.0,
+                pid = pid.0,
+                "worker's event loop stands still (CLUSTERINIT_HANG_TIMEOUT) and is to be replaced"
+            );
+        }
         Note::QueueFilled { slot } => {
             info!(slot = slot.0, "connections wait in an accept queue that no worker has; a worker is started for them");
         }
@@ -44,6 +51,9 @@ pub(super) fn log(note: &Note) {
         }
         Note::Disconnected { slot, pid, reason } => {
             info!(slot = slot.0, pid = pid.0, reason = word(*reason), "worker disconnected: new connections go to others");
+        }
+        Note::Parting { slot, pid, reason } => {
+            info!(slot = slot.0, pid = pid.0, reason = word(*reason), "worker was asked to finish what it has and to end");
         }
         Note::Stopping { slot, pid, reason, search: Some(Search { took, quiet }) } if !took.is_zero() => {
             let (after, reason) = (ms(*took), word(*reason));

@@ -16,6 +16,7 @@
 //! | `quiet.rs` | freeze, look, decide: an instant at which a worker may be stopped |
 //! | `retiring.rs` | which workers are being looked at so |
 //! | `token.rs` | what a readable descriptor stands for |
+//! | `node/` | Node's cluster protocol |
 //! | `memory.rs` | what the core wants measured; what the OOM killer did |
 //! | `limits.rs` | limits that change while we run |
 //! | `requests.rs` | signals and control requests -> the core, or forwarded |
@@ -30,6 +31,7 @@ mod limits;
 mod lines;
 mod lives;
 mod memory;
+mod node;
 mod queues;
 pub mod quiet;
 mod requests;
@@ -45,7 +47,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{LocalSet, consume_budget, yield_now};
 
 use crate::cluster::Supervisor;
@@ -59,6 +61,7 @@ use crate::control::{self, Asked};
 use crate::hints::Hints;
 use crate::http;
 use crate::listen::Opened;
+use crate::plan::sharing::Node as NodeTerms;
 use crate::share::broker::Broker;
 use crate::sys::init;
 use crate::sys::instance::Instance;
@@ -75,6 +78,7 @@ use clock::Clock;
 use limits::Limited;
 use lives::Lives;
 use memory::Memory;
+use node::Nodes;
 use retiring::Searches;
 use sharing::Sharing;
 use token::Token;
@@ -102,6 +106,8 @@ pub struct Setup {
     pub groups: Option<Subgroups>,
     /// What workers share.
     pub broker: Broker,
+    /// How Node's cluster protocol is spoken, where it is.
+    pub node: Option<NodeTerms>,
     /// `LISTEN`: what each worker gets as 3, 4, ...
     pub handed_out: Vec<Opened>,
     /// What each signal does; one that is absent is forwarded.
@@ -143,6 +149,7 @@ struct Runtime {
     actions: BTreeMap<Signal, SignalAction>,
     lives: Lives,
     sharing: Sharing,
+    nodes: Nodes,
     searches: Searches,
     memory: Memory,
     limited: Limited,
@@ -153,6 +160,7 @@ struct Runtime {
     poller: Poller,
     timer: Timer,
     asked: mpsc::Receiver<Asked>,
+    metrics_asked: mpsc::Receiver<oneshot::Sender<String>>,
     published: watch::Sender<Arc<Snapshot>>,
     /// Orphans come in flocks: until this instant SIGCHLD is held back, and then all that have ended are reaped together.
     next_flock: Option<Time>,
@@ -175,6 +183,7 @@ enum Wake {
     Signal(Received),
     Readable,
     Asked(Option<Asked>),
+    MetricsAsked(Option<oneshot::Sender<String>>),
     /// What a worker uses exactly.
     Confirmed(Life, Option<u64>),
     Limits,
@@ -188,9 +197,11 @@ impl Runtime {
         let timer = Timer::new().map_err(StartError::Poller)?;
         poller.watch(timer.descriptor(), Token::Deadline.number()).map_err(StartError::Poller)?;
         let (stop_signal, owns_namespace) = (setup.policy.stop_signal, setup.policy.owns_namespace);
+        let hang_timeout = setup.policy.hang_timeout;
         let hard_caps = matches!(setup.policy.inputs.caps, Caps::Fixed(_));
         let mut facts = setup.facts;
         let (requests, asked) = mpsc::channel(WAITING_REQUESTS);
+        let (metrics, metrics_asked) = mpsc::channel(WAITING_REQUESTS);
         match control::Server::bind(setup.instance) {
             Ok(server) => drop(tokio::task::spawn_local(control::serve(server, requests))),
             Err(error) => {
@@ -202,8 +213,13 @@ impl Runtime {
         let supervisor = Supervisor::new(setup.policy, facts);
         let (published, snapshot) = watch::channel(Arc::new(supervisor.snapshot()));
         if let Some(listener) = setup.side_port {
-            let side =
-                http::Side { snapshot, clock: setup.started, pid: std::process::id(), instance: setup.instance.to_string() };
+            let side = http::Side {
+                snapshot,
+                clock: setup.started,
+                pid: std::process::id(),
+                instance: setup.instance.to_string(),
+                metrics: setup.node.map(|_| metrics),
+            };
             drop(tokio::task::spawn_local(http::serve(listener, side)));
         }
         Ok(Self {
@@ -215,6 +231,7 @@ impl Runtime {
             actions: setup.actions,
             lives: Lives::default(),
             sharing: Sharing::new(setup.broker, setup.handed_out),
+            nodes: Nodes::new(setup.node, hang_timeout),
             searches: Searches::default(),
             memory: Memory::new(setup.groups, hard_caps),
             limited: Limited::new(),
@@ -224,6 +241,7 @@ impl Runtime {
             poller,
             timer,
             asked,
+            metrics_asked,
             next_flock: None,
             published,
             was_up: false,
@@ -261,10 +279,11 @@ impl Runtime {
             match self.wait(more).await {
                 Wake::Signal(received) => self.received(received),
                 Wake::Asked(Some(asked)) => self.asked(asked),
+                Wake::MetricsAsked(Some(reply)) => self.metrics_asked(reply),
                 Wake::Confirmed(life, bytes) => self.confirmed(life, bytes),
                 Wake::Limits => self.limits_stirred(),
                 Wake::Deadline => self.deadline_reached(),
-                Wake::Readable | Wake::Asked(None) => {}
+                Wake::Readable | Wake::Asked(None) | Wake::MetricsAsked(None) => {}
             }
         }
     }
@@ -272,16 +291,25 @@ impl Runtime {
     /// Nothing has precedence: whoever floods one source keeps no other waiting.
     async fn wait(&mut self, more: bool) -> Wake {
         let look = self.supervisor.next_look().map(|look| look.at);
-        let deadline = [self.next_flock, self.sharing.deadline(), self.searches.deadline(), self.limited.deadline(), look]
-            .into_iter()
-            .fold(self.supervisor.next_deadline(), earliest);
+        let deadline = [
+            self.next_flock,
+            self.nodes.deadline(),
+            self.sharing.deadline(),
+            self.searches.deadline(),
+            self.limited.deadline(),
+            look,
+        ]
+        .into_iter()
+        .fold(self.supervisor.next_deadline(), earliest);
         let (signals, poller, asked, clock) = (&mut self.signals, &self.poller, &mut self.asked, self.clock);
+        let metrics = &mut self.metrics_asked;
         let (confirmations, limits, timer) = (&mut self.memory.confirmations, &self.limited.watch, &self.timer);
         tokio::select! {
             received = signals.next() => Wake::Signal(received),
             () = poller.readable() => Wake::Readable,
             () = yield_now(), if more => Wake::Readable,
             request = asked.recv(), if !asked.is_closed() => Wake::Asked(request),
+            reply = metrics.recv(), if !metrics.is_closed() => Wake::MetricsAsked(reply),
             (life, bytes) = confirmations.next() => Wake::Confirmed(life, bytes),
             () = limits.changed() => Wake::Limits,
             () = until(clock, timer, deadline) => Wake::Deadline,
@@ -294,6 +322,7 @@ impl Runtime {
             self.next_flock = None;
         }
         self.sharing_due(now);
+        self.nodes_due(now);
         self.search(now);
         self.look_at_memory(now);
         self.limits_due(now);
@@ -316,7 +345,8 @@ impl Runtime {
 
     fn publish(&mut self) {
         if std::mem::take(&mut self.stale) {
-            let snapshot = Snapshot { shared: self.sharing.show(), ..self.supervisor.snapshot() };
+            let shared = self.sharing.show(&self.nodes);
+            let snapshot = Snapshot { shared, channels: self.nodes.show(), ..self.supervisor.snapshot() };
             if snapshot.unready.is_none() && !std::mem::replace(&mut self.was_up, true) {
                 own_memory::forget_start();
             }

@@ -5,7 +5,7 @@ use tracing::{info, warn};
 use crate::cluster::event::{Event, Request};
 use crate::cluster::words::{Pid, Signal};
 use crate::config::SignalAction;
-use crate::control::Asked;
+use crate::control::{Asked, Demand};
 use crate::sys::signals::{CHLD, Received};
 use crate::sys::{listening, process, procfs};
 
@@ -78,10 +78,16 @@ impl Runtime {
     }
 
     pub(super) fn asked(&mut self, asked: Asked) {
-        let Asked { request, by, reply } = asked;
-        let request = match request {
-            Request::Stop { interrupt, .. } => Request::Stop { interrupt, listening: self.something_listens() },
-            other => other,
+        let Asked { demand, by, reply } = asked;
+        let request = match demand {
+            Demand::Cluster(Request::Stop { interrupt, .. }) => Request::Stop { interrupt, listening: self.something_listens() },
+            Demand::Cluster(other) => other,
+            Demand::Send(whom, json) => {
+                info!(sender = by.pid.0, uid = by.uid, ?whom, "a message for workers came on the control socket");
+                // Whoever does not wait for the answer does not need it.
+                let _ = reply.send(self.said_by_person(whom, &json));
+                return;
+            }
         };
         info!(sender = by.pid.0, uid = by.uid, ?request, "asked for on the control socket");
         self.refusal = None;

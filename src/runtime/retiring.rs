@@ -28,8 +28,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 pub(super) struct Searches(BTreeMap<Life, Retiring>);
 
 struct Retiring {
-    search: Search,
+    /// `None`: nothing that it listens on is known, so it is quiet when its clients have had their time.
+    search: Option<Search>,
     drying: Drying,
+    /// Until then its clients get their last answers: a Node that is draining.
+    not_before: Time,
 }
 
 /// Whether its queue has run dry.
@@ -54,7 +57,7 @@ impl Searches {
 impl Retiring {
     fn due(&self) -> Time {
         match self.drying {
-            Drying::Over => self.search.due(),
+            Drying::Over => self.search.as_ref().map_or(self.not_before, Search::due).max(self.not_before),
             Drying::Going { due, .. } => due,
         }
     }
@@ -76,10 +79,13 @@ impl Retiring {
 impl Runtime {
     /// The answer, where there is nothing to wait for.
     pub(super) fn seek_quiet(&mut self, life: Life, from: Time, until: Time) -> Option<Event> {
-        let listeners = self.sharing.broker.listeners_of(life);
-        if listeners.is_empty() {
+        let mut listeners = self.sharing.broker.listeners_of(life);
+        listeners.extend(self.nodes.rotated_to().filter(|(of, _)| *of == life).map(|(_, listener)| listener));
+        let draining = if self.searches.0.contains_key(&life) { None } else { self.drain_node(life) };
+        if listeners.is_empty() && draining.is_none() {
             return Some(Event::Quiet { life });
         }
+        let not_before = self.searches.0.get(&life).map_or(from + draining.unwrap_or_default(), |known| known.not_before);
         let joined = self.sharing.broker.sockets.is_joined(life);
         let has_own_queue = self.sharing.broker.sockets.disconnects() && !self.sharing.broker.sockets.of(life).is_empty();
         let (arrivals, drying) = if joined || !has_own_queue {
@@ -87,9 +93,13 @@ impl Runtime {
         } else {
             (Arrivals::Over, Drying::Going { since: None, due: from })
         };
+        if listeners.is_empty() {
+            self.searches.0.insert(life, Retiring { search: None, drying, not_before });
+            return None;
+        }
         match Search::new(self.clock, Window { from, until }, arrivals, &listeners) {
             Ok(search) => {
-                self.searches.0.insert(life, Retiring { search, drying });
+                self.searches.0.insert(life, Retiring { search: Some(search), drying, not_before });
                 None
             }
             Err(error) => Some(self.unknown(life, &error)),
@@ -112,7 +122,23 @@ impl Runtime {
                 self.searches.0.insert(life, retiring);
                 continue;
             }
-            let event = match retiring.search.step(&mut worker) {
+            if now < retiring.not_before {
+                self.searches.0.insert(life, retiring);
+                continue;
+            }
+            // It is its own business when its requests are done.
+            if worker.waiting() == 0 && self.can_part(life) {
+                self.apply(Event::Parts { life, parts: true });
+                self.apply(Event::Quiet { life });
+                continue;
+            }
+            let Some(search) = &mut retiring.search else {
+                self.apply(Event::Quiet { life });
+                continue;
+            };
+            let mut worker =
+                Seen { life, lives: &self.lives, broker: &self.sharing.broker, known_strays: &mut self.known_strays };
+            let event = match search.step(&mut worker) {
                 Outcome::Later => {
                     self.searches.0.insert(life, retiring);
                     continue;
@@ -124,7 +150,9 @@ impl Runtime {
             };
             // It is frozen until it has its signal: what was found holds.
             self.apply(event);
-            retiring.search.thaw();
+            if let Some(mut search) = retiring.search {
+                search.thaw();
+            }
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::share::queues::Queues;
 use crate::share::sockets::LaneId;
 use crate::sys::seccomp::Listener;
 
+use super::node::Nodes;
 use super::token::Token;
 use super::{Runtime, earliest};
 
@@ -52,9 +53,9 @@ pub(super) struct Sharing {
     refuses: bool,
     refuse_at: Option<Time>,
     /// What the side port shows; `None`: has changed.
-    shown: Option<Arc<Shared>>,
+    pub(super) shown: Option<Arc<Shared>>,
     /// Lives that have listeners.
-    lives: BTreeSet<Life>,
+    pub(super) lives: BTreeSet<Life>,
     /// The sockets that a worker had when its queue was found stuck.
     pub(super) had: BTreeMap<Life, HashSet<u64>>,
 }
@@ -120,7 +121,7 @@ impl Sharing {
     }
 
     /// What the side port shows of it.
-    pub(super) fn show(&mut self) -> Arc<Shared> {
+    pub(super) fn show(&mut self, nodes: &Nodes) -> Arc<Shared> {
         if let Some(shown) = &self.shown {
             return Arc::clone(shown);
         }
@@ -133,8 +134,12 @@ impl Sharing {
             worker,
             disconnects,
         });
-        let listeners = tcp.chain(unix).collect();
-        let by_life = self.lives.iter().map(|life| (*life, self.broker.listeners_of(*life))).collect();
+        let listeners = tcp.chain(unix).chain(nodes.listeners()).collect();
+        let mut by_life: BTreeMap<Life, Vec<(u64, u16)>> =
+            self.lives.iter().map(|life| (*life, self.broker.listeners_of(*life))).collect();
+        for (life, listener) in nodes.rotated_to() {
+            by_life.entry(life).or_default().push(listener);
+        }
         let shown = Arc::new(Shared { listeners, by_life });
         self.shown = Some(Arc::clone(&shown));
         shown
@@ -209,7 +214,7 @@ impl Runtime {
         CALLS_PER_READ
     }
 
-    fn hear(&mut self, life: Life, news: News) {
+    pub(super) fn hear(&mut self, life: Life, news: News) {
         match news {
             News::Listening { address, shared } => {
                 debug!(?life, ?address, shared, "worker listens");
@@ -244,7 +249,7 @@ impl Runtime {
         }
     }
 
-    fn watch_lane(&mut self, lane: LaneId) {
+    pub(super) fn watch_lane(&mut self, lane: LaneId) {
         if self.sharing.watched.insert(lane)
             && let Some(socket) = self.sharing.broker.sockets.socket(lane)
             && let Err(error) = self.poller.watch_once(socket, Token::Lane(lane).number())
@@ -278,12 +283,14 @@ impl Runtime {
 
     pub(super) fn join(&mut self, life: Life) {
         self.sharing.broker.sockets.join(life);
+        self.rotate(life);
         self.sharing.release_at = Some(self.clock.now() + UNUSED_AFTER);
     }
 
     /// At once: what comes next in this turn may be its stop signal.
     pub(super) fn disconnect(&mut self, life: Life, hung: bool) {
         self.sharing.broker.sockets.leave(life, hung);
+        self.rotate(life);
         self.sharing.settle();
     }
 
@@ -291,6 +298,7 @@ impl Runtime {
     pub(super) fn leave_rotation(&mut self, life: Life) {
         if self.sharing.broker.sockets.is_joined(life) {
             self.sharing.broker.sockets.leave(life, true);
+            self.rotate(life);
         }
     }
 
@@ -306,6 +314,7 @@ impl Runtime {
     /// Late clients are refused at once.
     pub(super) fn refuse(&mut self) {
         self.sharing.refuses = true;
+        self.refuse_turns();
         let all_are_shut = self.sharing.broker.sockets.refuse();
         self.sharing.refuse_at = (!all_are_shut).then(|| self.clock.now() + REFUSE_AGAIN);
     }

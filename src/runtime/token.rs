@@ -15,6 +15,10 @@ pub(super) enum Token {
     Lane(LaneId),
     /// A deadline has come.
     Deadline,
+    /// What a worker says on its channel.
+    Channel(Life),
+    /// A listener of ours, in round robin.
+    Turns(usize),
 }
 
 impl Token {
@@ -25,6 +29,8 @@ impl Token {
             Self::Calls(life) => (life.0, 2),
             Self::Lane(lane) => (lane.0, 3),
             Self::Deadline => (0, 4),
+            Self::Channel(life) => (life.0, 5),
+            Self::Turns(number) => (number as u64, 6),
         };
         number << 3 | kind
     }
@@ -36,6 +42,8 @@ impl Token {
             1 => Self::Outcome(Life(id)),
             2 => Self::Calls(Life(id)),
             3 => Self::Lane(LaneId(id)),
+            5 => Self::Channel(Life(id)),
+            6 => Self::Turns(usize::try_from(id).unwrap_or(usize::MAX)),
             _ => Self::Deadline,
         }
     }
@@ -50,7 +58,15 @@ mod tests {
         assert_eq!(Token::of(Token::Deadline.number()), Token::Deadline);
         for id in [0, 1, 77, u64::from(u32::MAX)] {
             let life = Life(id);
-            for token in [Token::Messages(life), Token::Outcome(life), Token::Calls(life), Token::Lane(LaneId(id))] {
+            let turns = Token::Turns(usize::try_from(id).expect("64 bits"));
+            for token in [
+                Token::Messages(life),
+                Token::Outcome(life),
+                Token::Calls(life),
+                Token::Lane(LaneId(id)),
+                Token::Channel(life),
+                turns,
+            ] {
                 assert_eq!(Token::of(token.number()), token);
             }
         }

@@ -30,6 +30,10 @@ use super::holder;
 use super::marks::{Marks, Place};
 use super::sockets::Sockets;
 
+mod ask;
+
+pub use ask::{Asker, Given};
+
 /// Addresses that one life may have us hold.
 const MOST_ADDRESSES: usize = 256;
 /// Fresh sockets that are remembered by descriptor.

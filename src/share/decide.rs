@@ -44,14 +44,31 @@ pub(super) fn bind(asked: &Asked<'_>, rules: &Rules) -> Bind {
     let Some(mut address) = address(asked).filter(|address| address.port != 0 && !asked.elsewhere) else {
         return Bind::Leave(None);
     };
-    if rules.per_worker.contains(&address.port) {
-        let port = u32::from(address.port).saturating_add(asked.slot.0);
-        let Ok(port) = u16::try_from(port) else { return Bind::Overflow { port: address.port } };
-        address.port = port;
-    } else if asked.own_sharing || !is_shared(&rules.ports, address.port) {
-        return Bind::Leave(Some(address));
+    match port(address.port, asked.slot, rules) {
+        Port::Own(port) => address.port = port,
+        Port::Overflow => return Bind::Overflow { port: address.port },
+        Port::Shared if !asked.own_sharing => {}
+        Port::Shared | Port::Left => return Bind::Leave(Some(address)),
     }
     Bind::Share { address, privileged: address.port < asked.unprivileged_from, twice: asked.own_sharing }
+}
+
+/// What the rules say of a port.
+pub(super) enum Port {
+    Shared,
+    /// `PORT_PER_WORKER`: this slot's.
+    Own(u16),
+    /// The kernel's.
+    Left,
+    /// `PORT_PER_WORKER`: port + slot is no port.
+    Overflow,
+}
+
+pub(super) fn port(port: u16, slot: Slot, rules: &Rules) -> Port {
+    if rules.per_worker.contains(&port) {
+        return u16::try_from(u32::from(port).saturating_add(slot.0)).map_or(Port::Overflow, Port::Own);
+    }
+    if is_shared(&rules.ports, port) { Port::Shared } else { Port::Left }
 }
 
 fn is_shared(ports: &SharePorts, port: u16) -> bool {

@@ -1,17 +1,15 @@
 //! Who has a port that a worker could not get, for a line in the log: as far as `/proc` tells, and not further than a few milliseconds.
 
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::fs;
 
 use crate::cluster::words::Pid;
-use crate::sys::listening::parse_listener;
+use crate::sys::listening::listeners;
 use crate::sys::open_sockets::socket_inode;
 use crate::sys::procfs;
 
 use super::caller::status;
 
-const MOST_LISTENERS: usize = 4096;
 const MOST_PROCESSES: usize = 1024;
 const MOST_DESCRIPTORS: usize = 8192;
 
@@ -30,20 +28,13 @@ impl fmt::Display for Holder {
 
 /// `None`: it does not listen, lives in another container, or may not be looked into.
 pub(super) fn of(port: u16) -> Option<Holder> {
-    let inodes: Vec<u64> = ["/proc/net/tcp", "/proc/net/tcp6"].iter().flat_map(|table| listening(table, port)).collect();
+    let inodes: Vec<u64> = listeners().filter(|(found, _)| *found == port).map(|(_, inode)| inode).collect();
     if inodes.is_empty() {
         return None;
     }
     let mut left = MOST_DESCRIPTORS;
     let pid = procfs::all()?.take(MOST_PROCESSES).find(|pid| has_any(*pid, &inodes, &mut left))?;
     Some(Holder { pid, name: status(pid)?.name })
-}
-
-fn listening(table: &str, port: u16) -> Vec<u64> {
-    let Ok(file) = File::open(table) else { return Vec::new() };
-    let lines = BufReader::new(file).lines().skip(1).take(MOST_LISTENERS).map_while(Result::ok);
-    // The kernel lists them before all connections.
-    lines.map_while(|line| parse_listener(&line)).filter(|(found, _)| *found == port).map(|(_, inode)| inode).collect()
 }
 
 fn has_any(pid: Pid, inodes: &[u64], left: &mut usize) -> bool {

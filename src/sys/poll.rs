@@ -47,6 +47,15 @@ impl Poller {
         Ok(self.set.get_ref().0.modify(descriptor, &mut event)?)
     }
 
+    /// For these from now on; for neither only its end is told.
+    pub fn watch_for(&self, descriptor: &OwnedFd, token: u64, reads: bool, writes: bool) -> io::Result<()> {
+        let mut flags = EpollFlags::empty();
+        flags.set(EpollFlags::EPOLLIN, reads);
+        flags.set(EpollFlags::EPOLLOUT, writes);
+        let mut event = EpollEvent::new(flags, token);
+        Ok(self.set.get_ref().0.modify(descriptor.as_fd(), &mut event)?)
+    }
+
     pub fn forget(&self, descriptor: &OwnedFd) {
         // One that was never watched is not there to be taken out.
         let _ = self.set.get_ref().0.delete(descriptor.as_fd());

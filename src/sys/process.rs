@@ -55,12 +55,25 @@ pub struct Terms {
     pub listeners: usize,
     /// The caller handed descriptors to us (`LISTEN_PID`): they are meant for each worker.
     pub hands_on_listeners: bool,
+    /// The number that a worker's channel gets, behind all listeners; `None`: workers have no channel.
+    pub channel: Option<RawFd>,
     /// The worker becomes the terminal's foreground process group.
     pub takes_terminal: bool,
     /// Workers die with us: where we are not PID 1, whose end the kernel answers with SIGKILL to all.
     pub dies_with_us: bool,
     /// `None`: no call of the workers stops.
     pub filter: Option<Filter>,
+}
+
+/// What one start hands to its worker. All descriptors are kept above those that they become, so that none is in the way of another.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Handed<'a> {
+    /// They become 3, 4, ...: as many as [`Terms::listeners`] says.
+    pub listeners: &'a [BorrowedFd<'a>],
+    /// It becomes [`Terms::channel`].
+    pub channel: Option<BorrowedFd<'a>>,
+    /// The `cgroup.procs` of the group that it enters before all else.
+    pub group: Option<BorrowedFd<'a>>,
 }
 
 /// A forked worker.
@@ -76,8 +89,7 @@ struct Start<'a> {
     argv: &'a [*const libc::c_char],
     envp: &'a [*const libc::c_char],
     listen_pid: [u8; 22],
-    listeners: &'a [BorrowedFd<'a>],
-    group: Option<BorrowedFd<'a>>,
+    handed: Handed<'a>,
     /// Our pid, as the child must see it.
     parent: u32,
     report: BorrowedFd<'a>,
@@ -116,6 +128,17 @@ impl Launch {
         runnable.next().map(Path::to_owned)
     }
 
+    pub fn channel_number(&self) -> Option<RawFd> {
+        self.terms.channel
+    }
+
+    /// What all workers see under this name; empty where it is not set.
+    pub fn value(&self, name: &str) -> OsString {
+        let entry = self.environment.iter().find(|entry| is_named(entry, name));
+        let value = entry.and_then(|entry| entry.as_bytes().get(name.len() + 1..));
+        value.map(|value| OsString::from_vec(value.to_vec())).unwrap_or_default()
+    }
+
     pub fn has_listeners(&self) -> bool {
         self.terms.listeners > 0
     }
@@ -135,18 +158,11 @@ impl Launch {
     }
 
     /// Forks. `more` is this worker's part of the environment, in place of what the caller had under the same names; `LISTEN_PID` is
-    /// added where there are listeners. `listeners` become 3, 4, ... in the worker: as many as [`Terms::listeners`] says, each kept at
-    /// [`first_free`] or above, so that none of them is in the way of another. `group`: the `cgroup.procs` of the group that it enters
-    /// before all else.
-    pub fn start(
-        &self,
-        more: &[(&str, OsString)],
-        listeners: &[BorrowedFd<'_>],
-        group: Option<BorrowedFd<'_>>,
-    ) -> io::Result<Started> {
-        let first_free = first_free(self.terms.listeners);
-        debug_assert_eq!(listeners.len(), self.terms.listeners);
-        debug_assert!(listeners.iter().all(|listener| listener.as_raw_fd() >= first_free));
+    /// added where there are listeners.
+    pub fn start(&self, more: &[(&str, OsString)], handed: Handed<'_>) -> io::Result<Started> {
+        let first_free = first_free(self.terms.listeners).max(self.terms.channel.map_or(0, |number| number + 1));
+        debug_assert_eq!(handed.listeners.len(), self.terms.listeners);
+        debug_assert!(handed.listeners.iter().chain(&handed.channel).all(|descriptor| descriptor.as_raw_fd() >= first_free));
         let mut environment: Vec<CString> = self.environment.clone();
         for (name, value) in more {
             environment.retain(|entry| !is_named(entry, name));
@@ -159,7 +175,7 @@ impl Launch {
         // Room for the digits: the pid is known in the child only, where nothing can be allocated.
         let listen_pid = *b"LISTEN_PID=0000000000\0";
         let parent = std::process::id();
-        let mut start = Start { argv: &[], envp: &[], listen_pid, listeners, group, parent, report: report.as_fd() };
+        let mut start = Start { argv: &[], envp: &[], listen_pid, handed, parent, report: report.as_fd() };
         let mut envp: Vec<*const libc::c_char> = environment.iter().map(|entry| entry.as_ptr()).collect();
         if self.terms.hands_on_listeners || self.has_listeners() {
             envp.push(start.listen_pid.as_ptr().cast());
@@ -194,9 +210,10 @@ impl Launch {
         if let Err(failed) = self.enter_place(start) {
             return failed;
         }
-        for (number, listener) in (LISTEN_FDS_START..).zip(start.listeners) {
+        let channel = self.terms.channel.zip(start.handed.channel.as_ref());
+        for (number, descriptor) in (LISTEN_FDS_START..).zip(start.handed.listeners).chain(channel) {
             // SAFETY: numbers only; dup2 also clears close-on-exec in the copy.
-            if unsafe { libc::dup2(listener.as_raw_fd(), number) } < 0 {
+            if unsafe { libc::dup2(descriptor.as_raw_fd(), number) } < 0 {
                 return Failed { step: Step::Listeners, errno: last_errno() };
             }
         }
@@ -207,7 +224,7 @@ impl Launch {
 
     /// Group, directory, filter, limits, user, parent-death signal.
     fn enter_place(&self, start: &Start<'_>) -> Result<(), Failed> {
-        if let Some(group) = start.group {
+        if let Some(group) = start.handed.group {
             enter_group(group)?;
         }
         if let Some(directory) = &self.directory {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::process::{Appetite, Behaviour, Exec, Ms, NEVER, OnStop, Rest};
+use super::process::{Appetite, Behaviour, Exec, Ms, NEVER, OnPart, OnStop, Rest};
 use super::world::{Happening, Script, Strays, World};
 use crate::cluster::event::{Event, ExecFailure, Left, Notice, Request};
 use crate::cluster::policy::{Backoff, DrainDelay, Policy, ReadyMode, Restart};
@@ -198,11 +198,41 @@ fn behaviour() -> impl Strategy<Value = Behaviour> {
     let rest = rest.prop_map(|(count, stays, stop_takes)| Rest { count, stays, stop_takes });
     let kill_takes = prop_oneof![6 => Just(0), 3 => 1..50_u64, 1 => short(), 1 => Just(NEVER)];
     let says = vec((prop_oneof![4 => short(), 1 => 1_000..10_000_u64], notice()), 0..4);
-    let serving = (or_never(), or_never(), vec((prop_oneof![short(), 1_000..10_000_u64], any_bool()), 0..4));
+    let on_part = prop_oneof![
+        3 => Just(OnPart::Cannot),
+        2 => short().prop_map(OnPart::Ends),
+        1 => short().prop_map(OnPart::Stays),
+        1 => Just(OnPart::Serves),
+    ];
+    let serving = (or_never(), or_never(), on_part, vec((prop_oneof![short(), 1_000..10_000_u64], any_bool()), 0..4));
     let serving = (serving, appetite());
     (proptest::bool::weighted(0.1), exec, or_never(), status(), on_stop, rest, kill_takes, says, serving).prop_map(
-        |(fork_refused, exec, runs, status, on_stop, rest, kill_takes, says, ((listens, quiet_takes, waits), appetite))| {
-            Behaviour { fork_refused, exec, runs, status, on_stop, rest, kill_takes, says, listens, quiet_takes, waits, appetite }
+        |(
+            fork_refused,
+            exec,
+            runs,
+            status,
+            on_stop,
+            rest,
+            kill_takes,
+            says,
+            ((listens, quiet_takes, on_part, waits), appetite),
+        )| {
+            Behaviour {
+                fork_refused,
+                exec,
+                runs,
+                status,
+                on_stop,
+                rest,
+                kill_takes,
+                says,
+                listens,
+                quiet_takes,
+                on_part,
+                waits,
+                appetite,
+            }
         },
     )
 }
@@ -271,6 +301,8 @@ fn noise() -> impl Strategy<Value = Event> {
         1 => early.clone().prop_map(|life| Event::Forked { life, pid: Pid(4_000) }),
         1 => early.clone().prop_map(|life| Event::ForkRefused { life, why: "late".to_owned() }),
         1 => early.clone().prop_map(|life| Event::Quiet { life }),
+        1 => early.clone().prop_map(|life| Event::Parted { life }),
+        1 => early.clone().prop_map(|life| Event::Unanswered { life, since: None }),
         1 => early.clone().prop_map(|life| Event::Listened { life }),
         1 => early.prop_map(|life| Event::Waiting { life, since: None }),
         1 => (0..6_u64).prop_map(|life| Event::OutOfMemory { life: Life(life) }),

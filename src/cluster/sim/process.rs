@@ -26,6 +26,7 @@ pub(crate) struct Behaviour {
     pub(crate) listens: Ms,
     /// From `SeekQuiet` to an instant without a request in flight.
     pub(crate) quiet_takes: Ms,
+    pub(crate) on_part: OnPart,
     /// Begins to leave connections waiting, or accepts again, so long after exec.
     pub(crate) waits: Vec<(Ms, bool)>,
     pub(crate) appetite: Appetite,
@@ -59,6 +60,19 @@ pub(crate) enum OnStop {
     Ignores,
 }
 
+/// What it does when it is asked to part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnPart {
+    /// It cannot be asked.
+    Cannot,
+    /// It finishes what it has in so long, and exits with 0.
+    Ends(Ms),
+    /// It finishes what it has in so long, and something keeps it.
+    Stays(Ms),
+    /// Its connections never end.
+    Serves,
+}
+
 /// What the leader leaves behind.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rest {
@@ -89,6 +103,7 @@ impl Behaviour {
             says: Vec::new(),
             listens: NEVER,
             quiet_takes: 0,
+            on_part: OnPart::Cannot,
             waits: Vec::new(),
             appetite: Appetite::default(),
         }
@@ -130,6 +145,10 @@ impl Behaviour {
 
     pub(crate) fn quiet_after(self, takes: Ms) -> Self {
         Self { quiet_takes: takes, ..self }
+    }
+
+    pub(crate) fn on_part(self, on_part: OnPart) -> Self {
+        Self { on_part, ..self }
     }
 
     /// From `from` on it leaves connections waiting; it goes on at `until`.

@@ -47,6 +47,8 @@ struct Seat {
     left_early: bool,
     /// Until when it may look for its quiet instant.
     seeks: Option<Time>,
+    /// Was asked to finish what it has.
+    parting: bool,
     signalled: bool,
 }
 
@@ -67,6 +69,7 @@ impl Seat {
             leader_gone: false,
             left_early: false,
             seeks: None,
+            parting: false,
             signalled: false,
         }
     }
@@ -108,7 +111,11 @@ impl Rotation {
                 Notice::Ready | Notice::Reloading | Notice::Status(_) => {}
             }),
             Event::Waiting { life, since } => self.change(*life, |seat| seat.hangs |= since.is_some()),
+            Event::Unanswered { life, since } => self.change(*life, |seat| seat.hangs |= since.is_some()),
             Event::Quiet { .. }
+            | Event::Parts { .. }
+            | Event::Parted { .. }
+            | Event::StartedInVain { .. }
             | Event::QueueFilled { .. }
             | Event::ForkRefused { .. }
             | Event::ExecFailed { .. }
@@ -133,6 +140,11 @@ impl Rotation {
             Effect::Join { life } => self.joins(now, *life),
             Effect::Disconnect { life, hung } => self.leaves(*life, *hung),
             Effect::SeekQuiet { life, from, until } => self.seeks(now, *life, *from, *until),
+            Effect::Part { life } => {
+                let seat = self.lives.get_mut(life).expect("a worker that was started");
+                assert!(!seat.joined, "{life:?} is asked to part: connections still reach it");
+                seat.parting = true;
+            }
             Effect::StopLeader { life } | Effect::KillTree { life } => {
                 let seat = self.lives.get_mut(life).expect("a worker that was started");
                 assert!(!seat.joined, "{effect:?}: connections still reach it");
@@ -223,12 +235,14 @@ impl Rotation {
             let Some(life) = row.life else { continue };
             let seat = &self.lives[&life];
             assert_eq!(row.state == RowState::Ready, seat.joined, "ready is joined: {row:?} at {now:?}");
-            let seeking = seat.seeks.filter(|_| !seat.signalled && !seat.leader_gone);
+            let parting = seat.parting && !seat.signalled && !seat.leader_gone;
+            let seeking = seat.seeks.filter(|_| !seat.signalled && !seat.leader_gone && !seat.parting);
             assert!(seeking.is_none_or(|until| now <= until), "half the grace is over: {row:?} at {now:?}");
             let serves = !self.stopping || seat.joined || seat.left_early || seat.leaves;
             assert!(seeking.is_none() || serves, "it could have served until its stop signal: {row:?}");
             assert!(seeking.is_none() || quiet != Some(life), "it was quiet, and nobody stopped it: {row:?}");
-            assert_eq!(row.state == RowState::Disconnecting, seeking.is_some() && !seat.joined, "{row:?} at {now:?}");
+            let disconnecting = parting || seeking.is_some() && !seat.joined;
+            assert_eq!(row.state == RowState::Disconnecting, disconnecting, "{row:?} at {now:?}");
         }
         let alive = |life: &Life| snapshot.rows.iter().any(|row| row.life == Some(*life));
         self.lives.retain(|life, _| alive(life));

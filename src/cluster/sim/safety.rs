@@ -42,6 +42,8 @@ struct Facts {
     said_ready: bool,
     /// It is to end, and waits for its stop signal.
     retires: bool,
+    /// Was asked to finish what it has.
+    parted: bool,
     /// Announced its end, or has to do with a watchdog: readiness is not ours to foretell.
     peculiar: bool,
     leader_gone: bool,
@@ -77,6 +79,7 @@ impl Facts {
             executed: None,
             said_ready: false,
             retires: false,
+            parted: false,
             peculiar: false,
             leader_gone: false,
             status: None,
@@ -126,7 +129,7 @@ impl Safety {
         match event {
             Event::Asked(request) => self.asked(now, *request, snapshot),
             Event::Listened { life } => self.change(*life, |facts| facts.said_ready = true),
-            Event::Waiting { life, .. } => self.change(*life, |facts| facts.peculiar = true),
+            Event::Waiting { life, .. } | Event::Unanswered { life, .. } => self.change(*life, |facts| facts.peculiar = true),
             Event::Forked { life, pid } => self.change(*life, |facts| _ = facts.pid.get_or_insert(*pid)),
             Event::ForkRefused { life, .. } => self.change(*life, |facts| facts.gone |= facts.pid.is_none()),
             Event::Executed { life } => self.change(*life, |facts| _ = facts.executed.get_or_insert(now)),
@@ -151,6 +154,9 @@ impl Safety {
             Event::Used(_)
             | Event::OutOfMemory { .. }
             | Event::Quiet { .. }
+            | Event::Parts { .. }
+            | Event::Parted { .. }
+            | Event::StartedInVain { .. }
             | Event::QueueFilled { .. }
             | Event::NamespaceSeen { .. }
             | Event::DeadlineReached => {}
@@ -229,6 +235,12 @@ impl Safety {
                 assert!(*generation >= self.generation, "generation fell to {generation}");
                 self.exit.done.remove(slot);
                 assert!(self.lives.insert(*life, Facts::new(*slot)).is_none(), "{life:?} twice");
+            }
+            Effect::Part { life } => {
+                let facts = self.lives.get_mut(life).expect("a worker that was started");
+                assert!(facts.retires && !facts.leader_gone, "{life:?} is asked to part and was not to end, or has");
+                assert!(!facts.parted && !facts.stop_sent && !facts.kill_sent, "{life:?} is asked to part, too late");
+                facts.parted = true;
             }
             Effect::StopLeader { life } => {
                 let facts = self.lives.get_mut(life).expect("a stop signal for a worker that was started");

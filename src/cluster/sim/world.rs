@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::memory::Thrift;
-use super::process::{Behaviour, Exec, Ms, NEVER, OnStop};
+use super::process::{Behaviour, Exec, Ms, NEVER, OnPart, OnStop};
 use super::rotation::Rotation;
 use super::safety::Safety;
 use crate::cluster::Supervisor;
@@ -76,6 +76,7 @@ pub(crate) enum Happening {
     Says(Life, Notice),
     Listens(Life),
     GetsQuiet(Life),
+    HasParted(Life),
     Waits(Life, bool),
     LeaderEnds(Life, ExitStatus),
     RestEnds(Life),
@@ -249,6 +250,7 @@ impl World {
             match &effect {
                 Effect::SeekQuiet { life, .. } => self.seek_quiet(*life),
                 Effect::Spawn { life, .. } => self.spawn(*life),
+                Effect::Part { life } => self.part(*life),
                 Effect::StopLeader { life } => self.stop_leader(*life),
                 Effect::StopRest { life } => self.stop_rest(*life),
                 Effect::KillTree { life } => self.kill(*life),
@@ -294,9 +296,22 @@ impl World {
 
     fn seek_quiet(&mut self, life: Life) {
         match self.lives.get(&life).map(|process| process.behaviour.quiet_takes) {
-            Some(0) => self.answers.push_back(Event::Quiet { life }),
+            Some(0) => self.answers.extend([self.parts(life), Event::Quiet { life }]),
             Some(takes) => self.in_ms(takes, Happening::GetsQuiet(life)),
             None => {}
+        }
+    }
+
+    fn parts(&self, life: Life) -> Event {
+        let parts = self.lives.get(&life).is_some_and(|process| process.behaviour.on_part != OnPart::Cannot);
+        Event::Parts { life, parts }
+    }
+
+    fn part(&mut self, life: Life) {
+        match self.lives.get(&life).filter(|process| process.leader).map(|process| process.behaviour.on_part) {
+            Some(OnPart::Ends(takes)) => self.in_ms(takes, Happening::LeaderEnds(life, ExitStatus::Code(0))),
+            Some(OnPart::Stays(takes)) => self.in_ms(takes, Happening::HasParted(life)),
+            Some(OnPart::Cannot | OnPart::Serves) | None => {}
         }
     }
 
@@ -341,7 +356,11 @@ impl World {
                 }
             }
             // The search may be over: the runtime tells what it sees.
-            Happening::GetsQuiet(life) => self.step(Event::Quiet { life }),
+            Happening::GetsQuiet(life) => {
+                self.step(self.parts(life));
+                self.step(Event::Quiet { life });
+            }
+            Happening::HasParted(life) => self.step(Event::Parted { life }),
             Happening::Waits(life, waits) => {
                 if self.lives.get(&life).is_some_and(|process| process.leader) {
                     self.step(Event::Waiting { life, since: waits.then_some(self.now) });

@@ -7,6 +7,7 @@
 
 mod changes;
 mod memory;
+mod parting;
 mod resize;
 mod room;
 mod serving;
@@ -59,6 +60,7 @@ fn story(world: &World) -> String {
             Effect::Disconnect { life, hung: false } => format!("disconnect {}", life.0),
             Effect::Disconnect { life, hung: true } => format!("hung {}", life.0),
             Effect::SeekQuiet { life, until, .. } => format!("seek {} until {}", life.0, until.0.as_millis()),
+            Effect::Part { life } => format!("part {}", life.0),
             Effect::StopLeader { life } => format!("stop {}", life.0),
             Effect::StopRest { life } => format!("stop rest of {}", life.0),
             Effect::KillTree { life } => format!("kill {}", life.0),

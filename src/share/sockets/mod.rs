@@ -193,6 +193,15 @@ impl Sockets {
         }
     }
 
+    /// The worker has closed its listener at this address and lives on: its lane is free for a successor.
+    pub fn close(&mut self, address: &Address, life: Life) {
+        if let Some(group) = self.groups.get_mut(address) {
+            group.vacate(life, &self.lives);
+            self.changed.insert(*address);
+        }
+        self.lives.known(life).addresses.remove(address);
+    }
+
     /// A lane that is left out of the live set for a while although its worker lives: its queue stays filled while others are empty.
     pub fn set_lagging(&mut self, lane: LaneId, lagging: bool) {
         let Some(address) = self.lanes.get(&lane) else { return };

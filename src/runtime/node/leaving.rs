@@ -1,0 +1,110 @@
+//! Workers on their way out, and workers whose event loop does not come round.
+
+use std::time::Duration;
+
+use crate::cluster::event::Event;
+use crate::cluster::status::ChannelState;
+use crate::cluster::words::{Life, Time};
+use crate::node::message;
+use crate::node::servers::Kind;
+
+use super::super::Runtime;
+
+/// From draining to `disconnect`: clients that go on with a connection get their last answer on it.
+pub(in super::super) const DRAIN: Duration = Duration::from_millis(100);
+
+impl Runtime {
+    /// The worker is to end soon. How long it has for its clients before it is asked to disconnect; `None`: it has no channel.
+    pub(in super::super) fn drain_node(&mut self, life: Life) -> Option<Duration> {
+        let shutdown = self.nodes.terms?.shutdown_message;
+        let peer = self.nodes.peers.get_mut(&life)?;
+        if !matches!(peer.state, ChannelState::Online | ChannelState::Listening) {
+            return None;
+        }
+        if shutdown {
+            peer.channel.owe(message::SHUTDOWN.to_owned());
+        }
+        let preloaded = peer.is_preloaded;
+        if preloaded {
+            peer.channel.owe(message::DRAIN.to_owned());
+        }
+        self.tend(life);
+        Some(if preloaded { DRAIN } else { Duration::ZERO })
+    }
+
+    /// It ends by itself when it is asked to disconnect: all that it listens on came by its channel (a wrapper such as npm has one too,
+    /// and its server has not), and its program does not handle the stop signal.
+    pub(in super::super) fn can_part(&self, life: Life) -> bool {
+        let Some(peer) = self.nodes.peers.get(&life) else { return false };
+        if peer.channel.is_closed() || peer.handles_stop || peer.state == ChannelState::Open {
+            return false;
+        }
+        let lanes = self.nodes.servers.iter().filter(|(_, server)| server.holders.contains(&life));
+        let lanes = lanes.filter(|(_, server)| matches!(server.kind, Kind::Lanes(_))).count();
+        self.sharing.broker.listeners_of(life).len() <= lanes
+    }
+
+    /// `disconnect`.
+    pub(in super::super) fn part(&mut self, life: Life) {
+        let seq = self.nodes.next_seq();
+        let Some(peer) = self.nodes.peers.get_mut(&life) else { return };
+        if std::mem::replace(&mut peer.asked_to_disconnect, true) {
+            return;
+        }
+        if peer.is_preloaded {
+            peer.channel.owe(message::CLOSE_IDLE.to_owned());
+        }
+        peer.channel.owe(message::disconnect(seq));
+        self.tend(life);
+        self.rotate(life);
+    }
+
+    /// It has got its stop signal. Without the preload an open channel would keep it, whatever its program does.
+    pub(in super::super) fn release_channel(&mut self, life: Life) {
+        if self.nodes.peers.get(&life).is_some_and(|peer| !peer.is_preloaded && peer.state != ChannelState::Open) {
+            self.part(life);
+        }
+    }
+
+    // === hearts ===
+
+    pub(in super::super) fn nodes_due(&mut self, now: Time) {
+        if self.nodes.next_beat.is_some_and(|at| at <= now) {
+            self.nodes.next_beat = (!self.nodes.peers.is_empty()).then(|| now + self.nodes.beat_every);
+            self.beat(now);
+        }
+        self.collection_due(now);
+    }
+
+    fn beat(&mut self, now: Time) {
+        let lives: Vec<Life> = self.nodes.peers.keys().copied().collect();
+        for life in lives {
+            let Some(peer) = self.nodes.peers.get_mut(&life) else { continue };
+            if peer.channel.is_closed() || peer.state == ChannelState::Open {
+                continue;
+            }
+            match &mut peer.beat {
+                None if peer.channel.beat() => peer.beat = Some((now, false)),
+                Some((since, told)) if !*told => {
+                    let since = *since;
+                    *told = true;
+                    self.stale = true;
+                    self.apply(Event::Unanswered { life, since: Some(since) });
+                }
+                None | Some(_) => {}
+            }
+            self.tend(life);
+        }
+    }
+
+    pub(super) fn heart_beats(&mut self, life: Life) {
+        let now = self.clock.now();
+        let Some(peer) = self.nodes.peers.get_mut(&life) else { return };
+        let Some((since, told)) = peer.beat.take() else { return };
+        peer.lag = Some(now.since(since));
+        self.stale = true;
+        if told {
+            self.apply(Event::Unanswered { life, since: None });
+        }
+    }
+}
