@@ -9,6 +9,7 @@
 //! | [`sys`] | one kernel facility per file, no policy | the words of `cluster`, `config::User`, the clock |
 //! | [`notify`], [`listen`] | `sd_notify` and socket activation | `cluster`, `config` |
 //! | [`share`] | one port, many workers | `sys`, the words of `cluster`, `config` |
+//! | [`node`] | Node's cluster protocol | `share`, `sys`, the words of `cluster` |
 //! | [`control`], [`http`] | who asks for something; who looks | `cluster`, `sys`, the clock |
 //! | [`plan`] | configuration and machine become a policy | `cluster`, `config`, `sys` |
 //! | [`runtime`] | the only loop and the only owner | all of the above |
@@ -21,8 +22,9 @@
 //! 2. **Answers first.** A `Spawn` is answered by `Forked` or `ForkRefused` before anything else is read.
 //! 3. **One reaper.** Every wait is in `sys/reap.rs`; it reaps until there is nothing left. No `tokio::process`, no `Child`.
 //! 4. **After the first spawn nothing returns `Err`.** It becomes an event or a log line; PID 1 ends only by decision.
-//! 5. **The data path belongs to the kernel.** Nothing of ours runs per connection or per request.
-//! 6. **Nothing is written** to a file system but the termination log, a socket file that `LISTEN=unix:` asks for, and groups of our own
+//! 5. **The data path belongs to the kernel.** Nothing of ours runs per connection or per request (Node's round robin, where a user
+//!    asks for it, is the one exception).
+//! 6. **Nothing is written** to a file system but the termination log, a socket file that `LISTEN=unix:` or a Node worker asks for, and groups of our own
 //!    below a cgroup v2 that we may write.
 //! 7. **A figure is true or null.**
 //!
@@ -45,8 +47,9 @@
 //! | `sys/xattr.rs` | `getxattr`, which nix does not have |
 //! | `share/probe.rs` | the calls of a forked child |
 //! | `share/probe/tests.rs` | tests fork, and take rights from themselves |
+//! | `node/channel.rs` | a descriptor that was received is taken into ownership |
 //! | `notify.rs` | `recvmsg`: nix keeps back the credentials where descriptors came along |
-//! | `telemetry.rs` | `pwritev2`, which nix does not have |
+//! | `telemetry.rs` | `pwritev2`, which nix does not have; standard descriptors by number |
 //! | `share/sockets/queue.rs` | `getsockopt(TCP_INFO)`: the safe wrappers panic where a kernel has less of it |
 //! | `control/tests.rs` | a test becomes another user on one thread only |
 //! | `share/connections/tests.rs` | the same |

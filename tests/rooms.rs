@@ -12,12 +12,25 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("cluster", &[]),
     // What the core decides on is config's to make; a plan is made of both and of this machine.
     ("config", &["cluster::policy", "cluster::sizing", "cluster::words"]),
-    ("plan", &["cluster::policy", "cluster::sizing", "cluster::status", "cluster::words", "config", "share::probe", "sys"]),
+    (
+        "plan",
+        &[
+            "cluster::policy",
+            "cluster::sizing",
+            "cluster::status",
+            "cluster::words",
+            "config",
+            "node::command",
+            "share::probe",
+            "sys",
+        ],
+    ),
     // Kernel facilities know the words, never the decisions.
     ("sys", &["cluster::words", "config::User", "runtime::clock"]),
     ("notify", &["cluster::event", "cluster::words", "sys"]),
     ("listen", &["cluster::words", "config", "share", "sys"]),
     ("share", &["cluster::words", "config", "sys"]),
+    ("node", &["cluster::words", "share", "sys"]),
     ("control", &["cluster::event", "cluster::words", "sys"]),
     // The side port reads what is published and measures; it never asks the supervisor.
     ("http", &["cluster::status", "cluster::words", "runtime::clock", "sys"]),
@@ -38,6 +51,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "exit",
             "hints",
             "http",
+            "node::message",
             "plan",
             "runtime::clock",
             "share::probe",

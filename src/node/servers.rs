@@ -182,16 +182,17 @@ pub fn datagram(address: &Address, flags: u32) -> io::Result<OwnedFd> {
 
 /// The next connection that waits, if there is one. An error that says something of one connection is none.
 pub fn accept(listener: &OwnedFd) -> io::Result<Option<OwnedFd>> {
-    use std::os::fd::{AsRawFd, FromRawFd};
     loop {
-        let flags = nix::sys::socket::SockFlag::SOCK_CLOEXEC | nix::sys::socket::SockFlag::SOCK_NONBLOCK;
-        match nix::sys::socket::accept4(listener.as_raw_fd(), flags) {
-            #[expect(unsafe_code, reason = "accept4 answers a number")]
-            // SAFETY: the kernel has just made this descriptor for us, and nobody else knows its number.
-            Ok(number) => return Ok(Some(unsafe { OwnedFd::from_raw_fd(number) })),
-            Err(Errno::EAGAIN) => return Ok(None),
-            Err(Errno::EINTR | Errno::ECONNABORTED | Errno::EPROTO) => {}
-            Err(errno) => return Err(errno.into()),
+        match SockRef::from(listener).accept() {
+            Ok((socket, _)) => {
+                socket.set_nonblocking(true)?;
+                return Ok(Some(socket.into()));
+            }
+            Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+                Some(Errno::EAGAIN) => return Ok(None),
+                Some(Errno::EINTR | Errno::ECONNABORTED | Errno::EPROTO) => {}
+                Some(_) | None => return Err(error),
+            },
         }
     }
 }

@@ -17,7 +17,7 @@ use clusterinit::share::sockets::Sockets;
 use clusterinit::sys::descriptor::lift;
 use clusterinit::sys::init::Inherited;
 use clusterinit::sys::outcome::{self, Outcome};
-use clusterinit::sys::process::{self, Launch, Terms};
+use clusterinit::sys::process::{self, Handed, Launch, Terms};
 use clusterinit::sys::reap;
 use clusterinit::sys::seccomp::{Call, Filter, Listener};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -62,7 +62,7 @@ fn launch(script: &str, filtered: bool) -> Launch {
 fn execute(script: &str, filtered: bool) -> (Pid, Option<Listener>) {
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let started = launch(script, filtered).start(&[], &[], None).expect("forked");
+    let started = launch(script, filtered).start(&[], Handed::default()).expect("forked");
     let mut listener = None;
     loop {
         let mut asked = [PollFd::new(started.outcome.as_fd(), PollFlags::POLLIN)];
