@@ -56,13 +56,17 @@ bench-share *measures:
 bench-memory *measures:
     bench/memory {{ measures }}
 
+# Node's own cluster and PM2 beside clusterinit; as root, about twenty minutes
+bench-node *measures:
+    bench/node {{ measures }}
+
 # the oldest Rust that Cargo.toml promises
 msrv:
     .ci/step msrv
 
 # packages that the steps need; as root, Debian or Ubuntu
 install:
-    .ci/install build test containers bench scripts deny
+    .ci/install build test node containers bench scripts deny
 
 # everything, as root
 ci:

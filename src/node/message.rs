@@ -36,8 +36,11 @@ pub enum Incoming {
     HandleNack,
     /// A descriptor comes with this line: to be acknowledged, or all later messages wait behind it.
     Handle,
-    /// The preload runs in this worker.
-    Preloaded,
+    /// The preload runs in this worker, before this script, in this major version of Node.
+    Preloaded {
+        script: String,
+        major: u32,
+    },
     /// The preload has set the worker to draining; `handles`: signals that the program handles by itself.
     Draining {
         handles: Vec<String>,
@@ -50,23 +53,19 @@ pub enum Incoming {
     Garbage,
 }
 
-/// `queryServer`.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// `queryServer`. A field that is not what it should be is taken for absent: Node itself says `"backlog":false`.
+#[derive(Debug, Default)]
 pub struct Query {
-    #[serde(default)]
     pub index: i64,
     /// A literal address, a path, or none.
     pub address: Option<String>,
-    #[serde(default)]
     pub port: Option<i64>,
     pub address_type: Option<AddressType>,
-    #[serde(default)]
+    /// `listen({fd})`.
+    pub fd: Option<i32>,
     pub flags: Option<u32>,
-    #[serde(default)]
     pub backlog: Option<i32>,
     /// TLS servers put their session-ticket keys here.
-    #[serde(default)]
     pub data: Option<Box<RawValue>>,
 }
 
@@ -96,6 +95,41 @@ struct Fields<'a> {
     key: Option<&'a RawValue>,
     #[serde(borrow)]
     handles: Option<&'a RawValue>,
+    #[serde(borrow)]
+    script: Option<&'a RawValue>,
+    #[serde(borrow)]
+    major: Option<&'a RawValue>,
+    #[serde(borrow)]
+    index: Option<&'a RawValue>,
+    #[serde(borrow)]
+    address: Option<&'a RawValue>,
+    #[serde(borrow)]
+    port: Option<&'a RawValue>,
+    #[serde(borrow, rename = "addressType")]
+    address_type: Option<&'a RawValue>,
+    #[serde(borrow)]
+    fd: Option<&'a RawValue>,
+    #[serde(borrow)]
+    flags: Option<&'a RawValue>,
+    #[serde(borrow)]
+    backlog: Option<&'a RawValue>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+}
+
+impl Fields<'_> {
+    fn query(&self) -> Query {
+        Query {
+            index: read(self.index).unwrap_or_default(),
+            address: read(self.address),
+            port: read(self.port),
+            address_type: read(self.address_type),
+            fd: read(self.fd),
+            flags: read(self.flags),
+            backlog: read(self.backlog),
+            data: self.data.map(RawValue::to_owned),
+        }
+    }
 }
 
 fn read<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<T> {
@@ -111,28 +145,26 @@ pub fn parse(line: &[u8]) -> Incoming {
     // As Node has it: longer than the prefix.
     match cmd.filter(|cmd| cmd.starts_with("NODE_") && cmd.len() > 5) {
         None => Incoming::User(whole.to_owned()),
-        Some(cmd) => internal(&cmd, whole, &fields).unwrap_or(Incoming::Internal(cmd)),
+        Some(cmd) => internal(&cmd, &fields).unwrap_or(Incoming::Internal(cmd)),
     }
 }
 
-fn internal(cmd: &str, whole: &RawValue, fields: &Fields<'_>) -> Option<Incoming> {
+fn internal(cmd: &str, fields: &Fields<'_>) -> Option<Incoming> {
     let act: Option<String> = read(fields.act);
     Some(match (cmd, act.as_deref()) {
         ("NODE_HANDLE_ACK", _) => Incoming::HandleAck,
         ("NODE_HANDLE_NACK", _) => Incoming::HandleNack,
         ("NODE_HANDLE", _) => Incoming::Handle,
-        ("NODE_CLUSTERINIT", Some("preloaded")) => Incoming::Preloaded,
+        ("NODE_CLUSTERINIT", Some("preloaded")) => {
+            Incoming::Preloaded { script: read(fields.script).unwrap_or_default(), major: read(fields.major).unwrap_or_default() }
+        }
         ("NODE_CLUSTERINIT", Some("draining")) => Incoming::Draining { handles: read(fields.handles).unwrap_or_default() },
         ("NODE_CLUSTER", None) => Incoming::Accepted { ack: read(fields.ack)?, accepted: read(fields.accepted)? },
         ("NODE_CLUSTER", Some("online")) => Incoming::Online,
         ("NODE_CLUSTER", Some("listening")) => Incoming::Listening,
         ("NODE_CLUSTER", Some("close")) => Incoming::Close { key: read(fields.key)? },
         ("NODE_CLUSTER", Some("exitedAfterDisconnect")) => Incoming::Leaving { seq: read(fields.seq)? },
-        ("NODE_CLUSTER", Some("queryServer")) => {
-            // Not by reference to a RawValue inside: that is not to be had from a field of an untagged form.
-            let query = serde_json::from_str(whole.get()).ok()?;
-            Incoming::Query { seq: read(fields.seq)?, query: Box::new(query) }
-        }
+        ("NODE_CLUSTER", Some("queryServer")) => Incoming::Query { seq: read(fields.seq)?, query: Box::new(fields.query()) },
         _ => return None,
     })
 }
@@ -264,6 +296,9 @@ mod tests {
         assert_eq!((query.address.as_deref(), query.port, query.backlog), (None, Some(8000), Some(0)));
         assert_eq!(query.address_type, Some(AddressType::Number(4)));
         assert_eq!(query.data.as_deref().map(RawValue::get), Some(r#"{"a":[1]}"#));
+        let odd = r#"{"cmd":"NODE_CLUSTER","act":"queryServer","index":0,"address":"127.0.0.1","port":0,"addressType":4,"flags":0,"backlog":false,"seq":1}"#;
+        let Incoming::Query { query, .. } = parse(odd.as_bytes()) else { panic!("{}", said(odd)) };
+        assert_eq!((query.address.as_deref(), query.port, query.backlog), (Some("127.0.0.1"), Some(0), None));
         let udp = r#"{"cmd":"NODE_CLUSTER","act":"queryServer","index":0,"data":null,"address":"0.0.0.0","port":53,"addressType":"udp4","fd":-1,"seq":4}"#;
         let Incoming::Query { query, .. } = parse(udp.as_bytes()) else { panic!("{}", said(udp)) };
         assert_eq!(query.address_type, Some(AddressType::Name("udp4".to_owned())));

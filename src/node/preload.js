@@ -10,8 +10,22 @@ if (isMainThread) {
 }
 if (isMainThread && cluster.isWorker && process.channel) {
   // As if there was no channel: a program that has nothing to do ends. One that waits for messages does not.
-  if (process.channel.unrefCounted) process.channel.unrefCounted();
-  else process.channel.unref();
+  // (Node counts who listens to its end and to messages; cluster itself does both.)
+  const own = process.listenerCount('disconnect') + process.listenerCount('message');
+  for (let count = 0; count < own; count += 1) process.channel.unrefCounted?.();
+  // Who listens to them by way of the worker counts as well.
+  const counts = (name) => name === 'message' || name === 'disconnect';
+  cluster.worker.on('newListener', (name) => counts(name) && process.channel?.refCounted?.());
+  cluster.worker.on('removeListener', (name) => counts(name) && process.channel?.unrefCounted?.());
+  // Who waits to be told what to listen on has something to do.
+  const ask = cluster._getServer;
+  cluster._getServer = function (server, options, done) {
+    process.channel?.refCounted?.();
+    return ask.call(this, server, options, (...answer) => {
+      process.channel?.unrefCounted?.();
+      return done(...answer);
+    });
+  };
   const say = (message) => process.connected && process.send({ cmd: 'NODE_CLUSTERINIT', ...message }, () => {});
   let draining = false;
   const drain = async () => {
@@ -39,5 +53,5 @@ if (isMainThread && cluster.isWorker && process.channel) {
       for (const server of process._getActiveHandles()) if (server.closeIdleConnections) server.closeIdleConnections();
     }
   });
-  say({ act: 'preloaded' });
+  say({ act: 'preloaded', script: (process.argv[1] || '').split('/').pop(), major: parseInt(process.versions.node, 10) });
 }

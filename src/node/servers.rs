@@ -81,7 +81,7 @@ pub enum Kind {
     /// A listener of ours; connections are handed over.
     Rotated {
         listener: OwnedFd,
-        address: Option<SocketAddr>,
+        at: At,
         inode: u64,
         rotation: Rotation<Rc<OwnedFd>>,
         watched: bool,
@@ -91,6 +91,13 @@ pub enum Kind {
         path: PathBuf,
     },
     Datagram(Rc<OwnedFd>),
+}
+
+/// Where a listener of ours is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum At {
+    Address(SocketAddr),
+    Path(PathBuf),
 }
 
 /// All of them.
@@ -108,7 +115,8 @@ impl Servers {
         };
         let port = query.port.unwrap_or(0);
         let index = if port == 0 { format!(":{}", query.index) } else { String::new() };
-        format!("{address}:{port}:{kind}:{}{index}", query.flags.unwrap_or(0))
+        let fd = query.fd.filter(|fd| *fd >= 0).map(|fd| format!(":fd{fd}")).unwrap_or_default();
+        format!("{address}:{port}:{kind}:{}{index}{fd}", query.flags.unwrap_or(0))
     }
 
     pub fn get(&self, key: &str) -> Option<&Server> {
@@ -144,7 +152,7 @@ impl Servers {
 impl Drop for Servers {
     fn drop(&mut self) {
         for server in self.0.values() {
-            if let Kind::Stream { path, .. } = &server.kind {
+            if let Kind::Stream { path, .. } | Kind::Rotated { at: At::Path(path), .. } = &server.kind {
                 // Whoever has removed it was faster.
                 let _ = std::fs::remove_file(path);
             }
@@ -153,11 +161,11 @@ impl Drop for Servers {
 }
 
 /// A listener for round robin.
-pub fn listen(socket: OwnedFd, address: Option<SocketAddr>, backlog: i32) -> io::Result<Kind> {
+pub fn listen(socket: OwnedFd, at: At, backlog: i32) -> io::Result<Kind> {
     SockRef::from(&socket).listen(backlog)?;
     SockRef::from(&socket).set_nonblocking(true)?;
     let inode = fstat(&socket)?.st_ino;
-    Ok(Kind::Rotated { listener: socket, address, inode, rotation: Rotation::default(), watched: false })
+    Ok(Kind::Rotated { listener: socket, at, inode, rotation: Rotation::default(), watched: false })
 }
 
 /// A socket file; one that is there is EADDRINUSE, as in Node.
@@ -202,7 +210,11 @@ mod tests {
     use super::*;
 
     fn query(text: &str) -> Query {
-        serde_json::from_str(text).expect("a query")
+        let line = text.replacen('{', r#"{"cmd":"NODE_CLUSTER","act":"queryServer","seq":1,"#, 1);
+        match crate::node::message::parse(line.as_bytes()) {
+            crate::node::message::Incoming::Query { query, .. } => *query,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

@@ -53,7 +53,7 @@ impl Runtime {
             Effect::Join { life } => self.join(life),
             Effect::Disconnect { life, hung } => self.disconnect(life, hung),
             Effect::SeekQuiet { life, from, until } => return self.seek_quiet(life, from, until),
-            Effect::Refuse => self.refuse(),
+            Effect::Refuse => self.refuse_soon(),
             Effect::Part { life } => self.part(life),
             Effect::StopLeader { life } => self.stop_leader(life),
             Effect::StopRest { life } => self.stop_rest(life),

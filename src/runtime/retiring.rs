@@ -31,6 +31,7 @@ struct Retiring {
     /// `None`: nothing that it listens on is known, so it is quiet when its clients have had their time.
     search: Option<Search>,
     drying: Drying,
+    from: Time,
     /// Until then its clients get their last answers: a Node that is draining.
     not_before: Time,
 }
@@ -46,6 +47,13 @@ enum Drying {
 impl Searches {
     pub(super) fn deadline(&self) -> Option<Time> {
         self.0.values().map(Retiring::due).fold(None, |first, due| earliest(first, Some(due)))
+    }
+
+    /// It is known now when its clients have had their last answers.
+    pub(super) fn not_before(&mut self, life: Life, wait: Duration) {
+        if let Some(retiring) = self.0.get_mut(&life) {
+            retiring.not_before = retiring.from + wait;
+        }
     }
 
     /// Its leader has gone: there is nothing to find any more. (What was frozen goes on.)
@@ -94,12 +102,12 @@ impl Runtime {
             (Arrivals::Over, Drying::Going { since: None, due: from })
         };
         if listeners.is_empty() {
-            self.searches.0.insert(life, Retiring { search: None, drying, not_before });
+            self.searches.0.insert(life, Retiring { search: None, drying, from, not_before });
             return None;
         }
         match Search::new(self.clock, Window { from, until }, arrivals, &listeners) {
             Ok(search) => {
-                self.searches.0.insert(life, Retiring { search: Some(search), drying, not_before });
+                self.searches.0.insert(life, Retiring { search: Some(search), drying, from, not_before });
                 None
             }
             Err(error) => Some(self.unknown(life, &error)),

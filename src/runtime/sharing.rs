@@ -311,10 +311,24 @@ impl Runtime {
         }
     }
 
+    /// At once, where no worker fails by it; else after what else is to be done in this turn.
+    pub(super) fn refuse_soon(&mut self) {
+        if self.would_fail(false) {
+            self.sharing.refuse_at = Some(self.clock.now());
+        } else {
+            self.refuse();
+        }
+    }
+
     /// Late clients are refused at once.
-    pub(super) fn refuse(&mut self) {
+    fn refuse(&mut self) {
         self.sharing.refuses = true;
         self.refuse_turns();
+        // The others are heard of when they have closed.
+        if self.would_fail(true) {
+            self.sharing.refuse_at = Some(self.clock.now() + REFUSE_AGAIN);
+            return;
+        }
         let all_are_shut = self.sharing.broker.sockets.refuse();
         self.sharing.refuse_at = (!all_are_shut).then(|| self.clock.now() + REFUSE_AGAIN);
     }

@@ -128,6 +128,10 @@ impl Launch {
         runnable.next().map(Path::to_owned)
     }
 
+    pub fn has_filter(&self) -> bool {
+        self.terms.filter.is_some()
+    }
+
     pub fn channel_number(&self) -> Option<RawFd> {
         self.terms.channel
     }

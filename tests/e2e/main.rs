@@ -13,6 +13,8 @@ mod hints;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
+mod node;
+#[cfg(test)]
 mod notify;
 #[cfg(test)]
 mod plan;

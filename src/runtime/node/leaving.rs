@@ -11,10 +11,13 @@ use crate::node::servers::Kind;
 use super::super::Runtime;
 
 /// From draining to `disconnect`: clients that go on with a connection get their last answer on it.
-pub(in super::super) const DRAIN: Duration = Duration::from_millis(100);
+const DRAIN: Duration = Duration::from_millis(100);
+/// What its program handles by itself is known when the worker says that it is draining. One that does not come round to that in so
+/// long is asked to disconnect all the same.
+const ANSWERS: Duration = Duration::from_secs(1);
 
 impl Runtime {
-    /// The worker is to end soon. How long it has for its clients before it is asked to disconnect; `None`: it has no channel.
+    /// The worker is to end soon. How long it has at most before it is asked to disconnect; `None`: it has no channel.
     pub(in super::super) fn drain_node(&mut self, life: Life) -> Option<Duration> {
         let shutdown = self.nodes.terms?.shutdown_message;
         let peer = self.nodes.peers.get_mut(&life)?;
@@ -29,7 +32,27 @@ impl Runtime {
             peer.channel.owe(message::DRAIN.to_owned());
         }
         self.tend(life);
-        Some(if preloaded { DRAIN } else { Duration::ZERO })
+        Some(if preloaded { ANSWERS } else { Duration::ZERO })
+    }
+
+    /// The worker has said that it is draining.
+    pub(super) fn drained(&mut self, life: Life) {
+        self.searches.not_before(life, DRAIN);
+    }
+
+    /// A worker would fail if its listener was shut while it listens: `accept` then throws in Node before 20. `told`: one that has its
+    /// `disconnect` before it closes in time.
+    pub(in super::super) fn would_fail(&self, told: bool) -> bool {
+        self.nodes.peers.iter().any(|(life, peer)| {
+            let lives = self.lives.get(*life).is_some_and(|body| !body.leader_gone) && peer.major < 20;
+            let has_lane = |life| {
+                self.nodes
+                    .servers
+                    .iter()
+                    .any(|(_, server)| matches!(server.kind, Kind::Lanes(_)) && server.holders.contains(life))
+            };
+            lives && !(told && peer.asked_to_disconnect) && !peer.channel.is_closed() && has_lane(life)
+        })
     }
 
     /// It ends by itself when it is asked to disconnect: all that it listens on came by its channel (a wrapper such as npm has one too,

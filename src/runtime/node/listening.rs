@@ -1,6 +1,6 @@
 //! Workers that ask what to listen on: lanes from the broker, sockets for all, or our own listener and its connections in turn.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::rc::Rc;
 
 use nix::errno::Errno;
@@ -10,7 +10,7 @@ use crate::cluster::event::Event;
 use crate::cluster::status::ChannelState;
 use crate::cluster::words::{Life, Pid};
 use crate::node::message::{self, Native, Query, Reply};
-use crate::node::servers::{self, BACKLOG, Kind, Place, Servers};
+use crate::node::servers::{self, At, BACKLOG, Kind, Place, Servers};
 use crate::share::address::Address;
 use crate::share::broker::{Asker, News};
 use crate::sys::identity;
@@ -21,6 +21,9 @@ use super::unique_id;
 
 /// Connections that are accepted before everybody else gets a turn.
 const ACCEPTS_PER_TURN: usize = 64;
+
+/// `man 3 sd_listen_fds`.
+const LISTEN_FDS_START: RawFd = 3;
 
 /// How a query is answered.
 enum Answer {
@@ -59,6 +62,9 @@ impl Runtime {
     }
 
     fn find(&mut self, life: Life, key: &mut String, query: &Query) -> Result<Answer, Errno> {
+        if let Some(number) = query.fd.filter(|number| *number >= 0) {
+            return self.announced(life, number);
+        }
         let place = Place::of(query).ok_or(Errno::EINVAL)?;
         // One that was closed is not held any more; this one is.
         if self.nodes.servers.get(key).is_some_and(|server| server.holders.contains(&life)) {
@@ -75,7 +81,7 @@ impl Runtime {
                 }
                 let socket = self.as_worker(life, || servers::stream(&path))?;
                 if rotates {
-                    let kind = servers::listen(socket, None, backlog).map_err(|error| errno_of(&error))?;
+                    let kind = servers::listen(socket, At::Path(path), backlog).map_err(|error| errno_of(&error))?;
                     return self.start_turns(key, kind);
                 }
                 let socket = Rc::new(socket);
@@ -91,6 +97,16 @@ impl Runtime {
                 Ok(Answer::Hand(Native::Datagram, socket))
             }
         }
+    }
+
+    /// `listen({fd})`: one that `LISTEN` hands to this worker. (Others of the worker's own it would have to open by itself.)
+    fn announced(&mut self, life: Life, number: RawFd) -> Result<Answer, Errno> {
+        let slot = self.asker(life)?.slot;
+        let index = usize::try_from(number - LISTEN_FDS_START).map_err(|_| Errno::EBADF)?;
+        let handed = self.sharing.hand_out(life, slot).map_err(|error| errno_of(&error))?;
+        let socket = handed.get(index).and_then(|handed| self.sharing.descriptor(*handed)).ok_or(Errno::EBADF)?;
+        let copy = socket.try_clone_to_owned().map_err(|error| errno_of(&error))?;
+        Ok(Answer::Hand(Native::Stream, Rc::new(copy)))
     }
 
     fn lane(&mut self, life: Life, key: &mut String, wanted: Address, backlog: i32) -> Result<Answer, Errno> {
@@ -136,16 +152,20 @@ impl Runtime {
         if let Some(server) = self.nodes.servers.get(key) {
             return known(&server.kind);
         }
-        let pid = self.asker(life)?.pid;
-        let take = |address: &Address| self.sharing.broker.take(pid, address);
-        let socket = match take(&address) {
-            Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) if is_any_v6(&address) => {
-                take(&Address { ip: std::net::Ipv4Addr::UNSPECIFIED.into(), v6only: false, ..address })
+        let who = self.asker(life)?;
+        let taken = match self.sharing.broker.take(who, &address) {
+            Err((Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL, _)) if is_any_v6(&address) => {
+                let any = Address { ip: std::net::Ipv4Addr::UNSPECIFIED.into(), v6only: false, ..address };
+                self.sharing.broker.take(who, &any)
             }
             outcome => outcome,
-        }?;
-        let at = socket2::SockRef::from(&socket).local_addr().ok().and_then(|at| at.as_socket());
-        let kind = servers::listen(socket, at, backlog).map_err(|error| errno_of(&error))?;
+        };
+        let socket = taken.map_err(|(errno, news)| {
+            self.hear_all(life, news);
+            errno
+        })?;
+        let at = socket2::SockRef::from(&socket).local_addr().ok().and_then(|at| at.as_socket()).ok_or(Errno::EIO)?;
+        let kind = servers::listen(socket, At::Address(at), backlog).map_err(|error| errno_of(&error))?;
         self.start_turns(key, kind)
     }
 
@@ -327,7 +347,8 @@ fn known(kind: &Kind) -> Result<Answer, Errno> {
     Ok(match kind {
         Kind::Stream { socket, .. } => Answer::Hand(Native::Stream, Rc::clone(socket)),
         Kind::Datagram(socket) => Answer::Hand(Native::Datagram, Rc::clone(socket)),
-        Kind::Rotated { address, .. } => Answer::Turns(*address),
+        Kind::Rotated { at: At::Address(address), .. } => Answer::Turns(Some(*address)),
+        Kind::Rotated { at: At::Path(_), .. } => Answer::Turns(None),
         Kind::Lanes(_) => return Err(Errno::EADDRINUSE),
     })
 }

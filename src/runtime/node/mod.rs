@@ -26,7 +26,7 @@ use crate::cluster::status::{self, ChannelState};
 use crate::cluster::words::{ExitStatus, Life, Slot, Time};
 use crate::node::channel::{Channel, Heard, pair};
 use crate::node::message::{self, Incoming};
-use crate::node::servers::{Kind, Servers};
+use crate::node::servers::{At, Kind, Servers};
 use crate::plan::sharing::Node as Terms;
 use crate::telemetry::Sink;
 
@@ -40,6 +40,8 @@ const BEAT: Duration = Duration::from_secs(5);
 const PARTS_PER_READ: usize = 4;
 /// What is said once of each kind, of one worker.
 const MOST_REMARKS: usize = 32;
+/// Scripts that start node themselves, and keep the channel from it.
+const WRAPPERS: [&str; 5] = ["npm", "npx", "yarn", "pnpm", "corepack"];
 /// node: an option that is not allowed in `NODE_OPTIONS`.
 const BAD_OPTION: ExitStatus = ExitStatus::Code(9);
 /// Bytes of the buffer that all channels are read into.
@@ -49,6 +51,8 @@ const BUFFER: usize = 64 * 1024;
 pub(super) struct Nodes {
     /// `None`: the protocol is not spoken.
     terms: Option<Terms>,
+    /// Ports are shared without it too.
+    seccomp: bool,
     peers: BTreeMap<Life, Peer>,
     servers: Servers,
     /// Keys of listeners that are ours, by their number for the poller.
@@ -73,6 +77,8 @@ struct Peer {
     /// It was started with the preload.
     was_offered: bool,
     is_preloaded: bool,
+    /// Its version; 0: not known.
+    major: u32,
     /// The program handles the stop signal by itself, as it was when the worker was set to draining.
     handles_stop: bool,
     asked_to_disconnect: bool,
@@ -85,9 +91,10 @@ struct Peer {
 }
 
 impl Nodes {
-    pub(super) fn new(terms: Option<Terms>, hang_timeout: Option<Duration>) -> Self {
+    pub(super) fn new(terms: Option<Terms>, seccomp: bool, hang_timeout: Option<Duration>) -> Self {
         Self {
             terms,
+            seccomp,
             peers: BTreeMap::new(),
             servers: Servers::default(),
             rotated: Vec::new(),
@@ -145,7 +152,8 @@ impl Nodes {
         self.servers.iter().filter_map(|(_, server)| {
             let (address, disconnects) = match &server.kind {
                 Kind::Lanes(_) => return None,
-                Kind::Rotated { address, .. } => (address.map_or_else(|| "unix".to_owned(), |at| at.to_string()), true),
+                Kind::Rotated { at: At::Address(address), .. } => (address.to_string(), true),
+                Kind::Rotated { at: At::Path(path), .. } => (format!("unix:{}", path.display()), true),
                 Kind::Stream { path, .. } => (format!("unix:{}", path.display()), false),
                 Kind::Datagram(socket) => {
                     let at = socket2::SockRef::from(&**socket).local_addr().ok().and_then(|at| at.as_socket());
@@ -160,7 +168,7 @@ impl Nodes {
     pub(super) fn rotated_to(&self) -> impl Iterator<Item = (Life, (u64, u16))> {
         self.servers.iter().flat_map(|(_, server)| {
             let listener = match &server.kind {
-                Kind::Rotated { address: Some(at), inode, .. } => Some((*inode, at.port())),
+                Kind::Rotated { at: At::Address(at), inode, .. } => Some((*inode, at.port())),
                 Kind::Rotated { .. } | Kind::Lanes(_) | Kind::Stream { .. } | Kind::Datagram(_) => None,
             };
             listener.into_iter().flat_map(|listener| server.holders.iter().map(move |life| (*life, listener)))
@@ -195,6 +203,7 @@ impl Runtime {
             state: ChannelState::Open,
             was_offered: self.nodes.preloads(),
             is_preloaded: false,
+            major: 0,
             handles_stop: false,
             asked_to_disconnect: false,
             beat: None,
@@ -314,8 +323,19 @@ impl Runtime {
                     self.stale = true;
                 }
             }
-            Incoming::Preloaded => peer.is_preloaded = true,
-            Incoming::Draining { handles } => peer.handles_stop = handles.contains(&self.stop_signal.name()),
+            Incoming::Preloaded { script, major } => {
+                peer.is_preloaded = true;
+                peer.major = major;
+                // `npm`, `npm-cli.js`, `pnpm.cjs`
+                if let Some(name) = script.split(['-', '.']).next().filter(|name| WRAPPERS.contains(name)) {
+                    self.is_wrapped(life, name);
+                }
+            }
+            Incoming::Draining { handles } => {
+                let stop = self.stop_signal.name();
+                peer.handles_stop = handles.iter().any(|name| name.strip_prefix("SIG") == Some(&stop));
+                self.drained(life);
+            }
             Incoming::Query { seq, query } => self.answer_query(life, seq, *query),
             Incoming::Listening => self.node_listens(life),
             Incoming::Close { key } => self.node_closed(life, &key),
@@ -332,6 +352,15 @@ impl Runtime {
             Incoming::HandleAck | Incoming::HandleNack => {}
             Incoming::Garbage => self.remark(life, "garbage", "a line on the worker's channel is no message and was dropped"),
         }
+    }
+
+    fn is_wrapped(&mut self, life: Life, name: &str) {
+        let text = format!(
+            "{name} keeps Node's channel to itself, so nothing is heard of what its program is listening on: write node SCRIPT in \
+             place of {name}{}",
+            if self.nodes.seccomp { "; until then its ports are shared as any program's" } else { "; its ports are not shared" }
+        );
+        self.remark(life, "wrapper", &text);
     }
 
     fn owe(&mut self, life: Life, text: String) {

@@ -60,7 +60,10 @@ impl Runtime {
             Addressee::Slot(slot) => self.listeners(Some(slot)),
         };
         match self.send_to(&to, &text) {
-            0 => Err("no worker with a channel is there".to_owned()),
+            0 => Err(match whom {
+                Addressee::All => "no worker with a channel is there".to_owned(),
+                Addressee::Slot(slot) => format!("slot {slot} has no worker with a channel"),
+            }),
             1 => Ok("sent to 1 worker".to_owned()),
             reached => Ok(format!("sent to {reached} workers")),
         }

@@ -97,11 +97,18 @@ impl Broker {
     }
 
     /// Takes an address for a listener of ours that all workers are served from.
-    pub fn take(&self, pid: Pid, address: &Address) -> Result<OwnedFd, Errno> {
-        if address.port != 0 && address.port < self.unprivileged_from && !caller::may_bind_privileged(pid) {
-            return Err(Errno::EACCES);
+    pub fn take(&mut self, who: Asker, address: &Address) -> Result<OwnedFd, (Errno, Vec<News>)> {
+        let mut news = Vec::new();
+        if address.port != 0 && address.port < self.unprivileged_from && !caller::may_bind_privileged(who.pid) {
+            return Err((Errno::EACCES, news));
         }
-        own(address).map_err(|error| errno_of(&error))
+        own(address).map_err(|error| {
+            let errno = match self.not_reserved(who.life, address, &error, &mut news) {
+                Outcome::Refused(errno) => errno,
+                Outcome::GoOn | Outcome::Done => errno_of(&error),
+            };
+            (errno, news)
+        })
     }
 }
 

@@ -14,8 +14,12 @@ impl Sockets {
         self.member(lane).map(|member| (member.owners.first().copied(), member.slot))
     }
 
-    /// Another worker that is sent new connections at this lane's address has an empty queue.
+    /// Another worker that could take this lane's new connections has an empty queue. With `sticky` none could: a client stays with its
+    /// worker while it lives, however slow.
     pub fn others_idle(&self, lane: LaneId) -> bool {
+        if self.balance == Balance::Sticky {
+            return false;
+        }
         let group = self.lanes.get(&lane).and_then(|address| self.groups.get(address));
         let mut others = group.into_iter().flat_map(Group::lanes).filter(|(id, _)| *id != lane);
         others.any(|(_, other)| {

@@ -52,7 +52,7 @@ impl Who {
     }
 }
 
-fn local(port: u16) -> SocketAddr {
+pub(super) fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
@@ -66,16 +66,23 @@ fn script(text: &str) -> Vec<String> {
     vec!["sh".to_owned(), "-c".to_owned(), format!("sockets={}\n{text}", example("sockets"))]
 }
 
-fn borrowed(words: &[String]) -> Vec<&str> {
+pub(super) fn borrowed(words: &[String]) -> Vec<&str> {
     words.iter().map(String::as_str).collect()
 }
 
 /// The body of the answer to a plain GET on a new connection, in whatever version of HTTP the server speaks.
-fn body(address: SocketAddr, path: &str) -> Option<String> {
+pub(super) fn body(address: SocketAddr, path: &str) -> Option<String> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
     let answer = exchange(address, request.as_bytes()).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
+    let body = if head.contains("Transfer-Encoding: chunked") { first_chunk(body)? } else { body };
     head.contains(" 200 ").then(|| body.to_owned())
+}
+
+/// All of a short answer whose server did not know its length in time.
+fn first_chunk(body: &str) -> Option<&str> {
+    let (length, rest) = body.split_once("\r\n")?;
+    rest.get(..usize::from_str_radix(length, 16).ok()?)
 }
 
 /// The pid that a body names, as its process sees itself.
@@ -86,7 +93,7 @@ fn pid_in(body: &str) -> Option<i32> {
 }
 
 /// The worker (its leader's pid in our namespace) that answers on a new connection.
-fn worker_at(cluster: &Cluster, address: SocketAddr, path: &str) -> Option<i32> {
+pub(super) fn worker_at(cluster: &Cluster, address: SocketAddr, path: &str) -> Option<i32> {
     let init = cluster.pid();
     let mut pid = in_namespace_of(init, pid_in(&body(address, path)?)?)?;
     loop {
@@ -99,7 +106,7 @@ fn worker_at(cluster: &Cluster, address: SocketAddr, path: &str) -> Option<i32> 
 }
 
 /// As [`slot_at`], but `None` where the answer does not come at once: the connection waits in somebody's queue.
-fn slot_at_once(address: SocketAddr) -> Option<u64> {
+pub(super) fn slot_at_once(address: SocketAddr) -> Option<u64> {
     let at_once = Duration::from_millis(500);
     let mut stream = TcpStream::connect_timeout(&address, at_once).ok()?;
     stream.set_read_timeout(Some(at_once)).ok()?;
@@ -110,7 +117,7 @@ fn slot_at_once(address: SocketAddr) -> Option<u64> {
 }
 
 /// Stops a worker, and waits until none of its threads runs: one in the middle of `accept` takes what arrives at that moment.
-fn hold(cluster: &Cluster, worker: i32) {
+pub(super) fn hold(cluster: &Cluster, worker: i32) {
     cluster.signal_inner(worker, nix::sys::signal::Signal::SIGSTOP);
     let tasks = format!("/proc/{}/task", cluster.outer(worker));
     cluster.until("all its threads have stopped", |_| {
@@ -121,7 +128,7 @@ fn hold(cluster: &Cluster, worker: i32) {
 }
 
 /// Waits until so many different workers have answered at this address.
-fn all_serve(cluster: &Cluster, address: SocketAddr, path: &str, workers: usize) {
+pub(super) fn all_serve(cluster: &Cluster, address: SocketAddr, path: &str, workers: usize) {
     let mut seen = BTreeSet::new();
     cluster.until(&format!("{workers} workers answer at {address}"), |cluster| {
         seen.extend(worker_at(cluster, address, path));
@@ -130,11 +137,11 @@ fn all_serve(cluster: &Cluster, address: SocketAddr, path: &str, workers: usize)
 }
 
 /// The `worker` of a JSON body.
-fn slot_at(address: SocketAddr) -> Option<u64> {
+pub(super) fn slot_at(address: SocketAddr) -> Option<u64> {
     serde_json::from_str::<Value>(&body(address, "/")?).ok()?["worker"].as_u64()
 }
 
-fn addresses(cluster: &Cluster) -> Vec<String> {
+pub(super) fn addresses(cluster: &Cluster) -> Vec<String> {
     let workers = cluster.workers();
     let listeners = workers["share"]["listeners"].as_array().cloned().unwrap_or_default();
     listeners.iter().filter_map(|listener| listener["address"].as_str().map(str::to_owned)).collect()
@@ -146,12 +153,12 @@ fn is_shared(cluster: &Cluster) {
 }
 
 /// Open descriptors of clusterinit itself.
-fn descriptors(cluster: &Cluster) -> usize {
+pub(super) fn descriptors(cluster: &Cluster) -> usize {
     fs::read_dir(format!("/proc/{}/fd", cluster.pid())).map_or(0, Iterator::count)
 }
 
 /// Asks for a rolling restart and waits for its end.
-fn reload(cluster: &Cluster, workers: usize) {
+pub(super) fn reload(cluster: &Cluster, workers: usize) {
     let before = cluster.workers()["generation"].as_u64().expect("a number");
     cluster.signal(nix::sys::signal::Signal::SIGUSR2);
     cluster.until("the reload is done", |cluster| {
