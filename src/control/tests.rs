@@ -101,7 +101,7 @@ fn oversize_and_garbage_are_refused_and_hurt_nobody() {
             stream.read_to_string(&mut answer).expect("an answer");
             assert!(answer.starts_with("refused ") && answer.ends_with('\n'), "{garbage:?}: {answer}");
         }
-        let oversize = answer_to(instance, &[b'x'; LONGEST_REQUEST]);
+        let oversize = answer_to(instance, &vec![b'x'; LONGEST_REQUEST]);
         assert!(oversize.starts_with("refused the request is longer"), "{oversize}");
         let flood = answer_to(instance, &vec![b'x'; 100_000]);
         assert!(flood.is_empty() || flood.starts_with("refused "), "{flood}");

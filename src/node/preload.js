@@ -32,6 +32,8 @@ if (isMainThread && cluster.isWorker && process.channel) {
     draining = true;
     const handles = process.eventNames().filter((name) => typeof name === 'string' && name.startsWith('SIG'));
     say({ act: 'draining', handles });
+    // A program that ends its servers on a signal ends with them, though it listens to messages.
+    for (const name of handles) process.prependOnceListener(name, () => process.channel?.unref());
     const { ServerResponse } = await import('node:http');
     const { channel } = await import('node:diagnostics_channel');
     // Clients that go on with a connection would hold the worker: this is the last answer on it.

@@ -93,6 +93,15 @@ pub enum Kind {
     Datagram(Rc<OwnedFd>),
 }
 
+impl Kind {
+    fn remove_file(&self) {
+        if let Self::Stream { path, .. } | Self::Rotated { at: At::Path(path), .. } = self {
+            // Whoever has removed it was faster.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
 /// Where a listener of ours is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum At {
@@ -146,16 +155,21 @@ impl Servers {
     pub fn close(&mut self, key: &str, life: Life) -> bool {
         self.0.get_mut(key).is_some_and(|server| server.holders.remove(&life))
     }
+
+    /// Takes out what no worker has any more.
+    pub fn take_unused(&mut self, key: &str) -> Option<Kind> {
+        self.0.get(key).filter(|server| server.holders.is_empty())?;
+        let kind = self.0.remove(key)?.kind;
+        kind.remove_file();
+        Some(kind)
+    }
 }
 
 /// Files that we have made go with us, as Node's own primary has it.
 impl Drop for Servers {
     fn drop(&mut self) {
         for server in self.0.values() {
-            if let Kind::Stream { path, .. } | Kind::Rotated { at: At::Path(path), .. } = &server.kind {
-                // Whoever has removed it was faster.
-                let _ = std::fs::remove_file(path);
-            }
+            server.kind.remove_file();
         }
     }
 }

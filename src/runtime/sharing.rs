@@ -94,6 +94,11 @@ impl Sharing {
         }
     }
 
+    /// Addresses that nobody has are given back after a while.
+    pub(super) fn release_soon(&mut self, now: Time) {
+        self.release_at = Some(now + UNUSED_AFTER);
+    }
+
     pub(super) fn deadline(&self) -> Option<Time> {
         let muted = self.muted.first().map(|(until, _)| *until);
         [muted, self.release_at, self.refuse_at].into_iter().fold(self.queues.next_look(), earliest)
@@ -284,7 +289,7 @@ impl Runtime {
     pub(super) fn join(&mut self, life: Life) {
         self.sharing.broker.sockets.join(life);
         self.rotate(life);
-        self.sharing.release_at = Some(self.clock.now() + UNUSED_AFTER);
+        self.sharing.release_soon(self.clock.now());
     }
 
     /// At once: what comes next in this turn may be its stop signal.

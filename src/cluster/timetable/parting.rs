@@ -85,9 +85,8 @@ fn unanswered(ms: u64, since: Option<u64>) -> (u64, Happening) {
 fn a_heart_that_stands_still_for_hang_timeout_is_replaced() {
     let policy = Policy { hang_timeout: Some(Duration::from_secs(4)), ..sharing(1) };
     let mut world = World::of(policy.clone(), node(OnPart::Serves));
-    for (at, happening) in [unanswered(11_000, Some(10_000))] {
-        world.plan(at, happening);
-    }
+    let (at, happening) = unanswered(11_000, Some(10_000));
+    world.plan(at, happening);
     let told = story(&until(world, 15_000));
     assert!(told.contains("14000 hung 0, 14000 start 1"), "{told}");
     // One that answers in time is left alone, and one that comes back is taken back.

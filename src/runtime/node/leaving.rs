@@ -27,6 +27,7 @@ impl Runtime {
         if shutdown {
             peer.channel.owe(message::SHUTDOWN.to_owned());
         }
+        peer.is_draining = true;
         let preloaded = peer.is_preloaded;
         if preloaded {
             peer.channel.owe(message::DRAIN.to_owned());
@@ -56,10 +57,10 @@ impl Runtime {
     }
 
     /// It ends by itself when it is asked to disconnect: all that it listens on came by its channel (a wrapper such as npm has one too,
-    /// and its server has not), and its program does not handle the stop signal.
+    /// and its server has not), and its program does not handle the stop signal, as far as the preload can tell. Without it nobody can.
     pub(in super::super) fn can_part(&self, life: Life) -> bool {
         let Some(peer) = self.nodes.peers.get(&life) else { return false };
-        if peer.channel.is_closed() || peer.handles_stop || peer.state == ChannelState::Open {
+        if peer.channel.is_closed() || peer.handles_stop || !peer.is_preloaded {
             return false;
         }
         let lanes = self.nodes.servers.iter().filter(|(_, server)| server.holders.contains(&life));

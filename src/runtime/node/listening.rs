@@ -170,7 +170,7 @@ impl Runtime {
     }
 
     fn start_turns(&mut self, key: &str, kind: Kind) -> Result<Answer, Errno> {
-        let number = self.nodes.rotated.len();
+        let number = self.nodes.rotated.iter().position(Option::is_none).unwrap_or(self.nodes.rotated.len());
         let server = self.nodes.servers.insert(key.to_owned(), kind)?;
         if let Kind::Rotated { listener, .. } = &server.kind {
             // Nobody can take a connection yet.
@@ -182,7 +182,11 @@ impl Runtime {
                 },
             )?;
         }
-        self.nodes.rotated.push(key.to_owned());
+        let key = Some(key.to_owned());
+        match self.nodes.rotated.get_mut(number) {
+            Some(free) => *free = key,
+            None => self.nodes.rotated.push(key),
+        }
         known(&server.kind)
     }
 
@@ -225,9 +229,34 @@ impl Runtime {
             let address = *address;
             self.sharing.broker.closed(life, &address);
         }
+        if !self.nodes.peers.get(&life).is_some_and(|peer| peer.is_draining || peer.asked_to_disconnect) {
+            self.give_back(key);
+        }
         self.rotate(life);
         self.sharing.shown = None;
         self.stale = true;
+    }
+
+    /// A program has closed this server in the middle of its life: where no other worker has it, nobody is to come to it any more.
+    /// (A port that was asked for by its number is given back as that of any program.)
+    fn give_back(&mut self, key: &str) {
+        let real = self.nodes.servers.get(key).and_then(|server| match &server.kind {
+            Kind::Lanes(address) => Some(*address),
+            Kind::Rotated { .. } | Kind::Stream { .. } | Kind::Datagram(_) => None,
+        });
+        match (real, self.nodes.servers.take_unused(key)) {
+            (Some(address), Some(_)) => {
+                self.sharing.broker.sockets.let_go(&address);
+                self.sharing.release_soon(self.clock.now());
+            }
+            (None, Some(Kind::Rotated { listener, .. })) => {
+                self.poller.forget(&listener);
+                for free in &mut self.nodes.rotated {
+                    free.take_if(|of| of == key);
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Nothing is left of the worker.
@@ -286,7 +315,7 @@ impl Runtime {
 
     /// Hands on what waits, and accepts more as long as somebody can take it.
     pub(in super::super) fn turn(&mut self, number: usize) {
-        let Some(key) = self.nodes.rotated.get(number).cloned() else { return };
+        let Some(key) = self.nodes.rotated.get(number).cloned().flatten() else { return };
         for _ in 0..ACCEPTS_PER_TURN {
             let Some(Kind::Rotated { listener, rotation, .. }) = self.nodes.servers.get_mut(&key).map(|server| &mut server.kind)
             else {

@@ -55,8 +55,8 @@ pub(super) struct Nodes {
     seccomp: bool,
     peers: BTreeMap<Life, Peer>,
     servers: Servers,
-    /// Keys of listeners that are ours, by their number for the poller.
-    rotated: Vec<String>,
+    /// Keys of listeners that are ours, by their number for the poller; `None`: the number is free.
+    rotated: Vec<Option<String>>,
     seq: u64,
     preload: String,
     /// This Node refuses the preload.
@@ -81,6 +81,8 @@ struct Peer {
     major: u32,
     /// The program handles the stop signal by itself, as it was when the worker was set to draining.
     handles_stop: bool,
+    /// It is on its way out: what it closes, its successor opens.
+    is_draining: bool,
     asked_to_disconnect: bool,
     /// Since when a heartbeat is unanswered, and whether the core knows.
     beat: Option<(Time, bool)>,
@@ -205,6 +207,7 @@ impl Runtime {
             is_preloaded: false,
             major: 0,
             handles_stop: false,
+            is_draining: false,
             asked_to_disconnect: false,
             beat: None,
             lag: None,

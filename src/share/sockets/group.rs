@@ -104,6 +104,10 @@ impl Group {
         self.permanent = true;
     }
 
+    pub(super) fn let_go(&mut self) {
+        self.permanent = false;
+    }
+
     /// Nobody who lives has bound here, and we do not want it ourselves.
     pub(super) fn is_unused(&self) -> bool {
         self.holders.is_empty() && !self.permanent

@@ -193,6 +193,11 @@ impl Sockets {
         }
     }
 
+    /// What [`Sockets::open`] has taken is not kept any longer than workers have it.
+    pub fn let_go(&mut self, address: &Address) {
+        self.groups.get_mut(address).into_iter().for_each(Group::let_go);
+    }
+
     /// The worker has closed its listener at this address and lives on: its lane is free for a successor.
     pub fn close(&mut self, address: &Address, life: Life) {
         if let Some(group) = self.groups.get_mut(address) {

@@ -119,6 +119,31 @@ fn the_stop_signal_is_the_one_that_was_asked_for() {
     assert_eq!((code, out.as_str()), (0, "INT\nINT\n"), "{err}");
 }
 
+/// In Node's own cluster the channel would hold it, because it listens to messages.
+#[test]
+fn a_program_that_closes_its_servers_ends_with_them() {
+    let (Some(node), stage, port) = (node(), Stage::new(), free_port()) else { return };
+    let text = "process.on('message', () => {}); const s = server().listen(PORT);
+        process.on('SIGTERM', () => { say('TERM'); s.close(() => say('closed')); });";
+    let cluster = launch(Mode::Plain, &node, &program(&stage, text), port).start();
+    serves(&cluster, port);
+    let clock = Stopwatch::start();
+    let (code, out, err) = cluster.stop();
+    assert_eq!((code, out.matches("TERM").count(), out.matches("closed").count()), (0, WORKERS, WORKERS), "{out}\n{err}");
+    assert!(clock.elapsed() < Duration::from_secs(4), "{:?}\n{err}", clock.elapsed());
+}
+
+#[test]
+fn without_the_preload_a_handler_runs_too() {
+    let (Some(node), stage, port) = (node(), Stage::new(), free_port()) else { return };
+    let text = "const s = server().listen(PORT); process.on('SIGTERM', () => { say('TERM'); s.close(); });";
+    let launch = launch(Mode::Plain, &node, &program(&stage, text), port).set("NODE_IPC", "on,no-preload");
+    let cluster = launch.start();
+    serves(&cluster, port);
+    let (code, out, err) = cluster.stop();
+    assert_eq!((code, out.as_str()), (0, "TERM\nTERM\n"), "{err}");
+}
+
 #[test]
 fn now_is_the_stop_signal_at_once() {
     let (Some(node), stage, port) = (node(), Stage::new(), free_port()) else { return };
