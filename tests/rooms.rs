@@ -51,7 +51,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "exit",
             "hints",
             "http",
-            "node::message",
+            "node",
             "plan",
             "runtime::clock",
             "share::probe",
