@@ -206,6 +206,7 @@ fn facts(config: &Config, machine: &Machine, sharing: &Sharing) -> Facts {
         share_mechanism: sharing.mechanism(config),
         balance: sharing.balance(config),
         share_disconnects: sharing.disconnects(config),
+        speaks_node: sharing.node.is_some(),
         share_reason: sharing.reason(config),
         not_in_force: config::not_in_force(config, sharing.shares(), sharing.node.is_some()),
     }

@@ -54,6 +54,8 @@ pub struct Facts {
     pub balance: Option<&'static str>,
     /// A worker can be taken out of rotation and go on with the connections that it has.
     pub share_disconnects: bool,
+    /// Node's cluster protocol is spoken with workers.
+    pub speaks_node: bool,
     /// Why nothing is shared, where nothing is.
     pub share_reason: Option<String>,
     /// Settings that were made and are not in force, each with its reason.

@@ -39,7 +39,7 @@ pub const VARIABLES: &[Variable] = &[
     variable("PORT_PER_WORKER", "none", "ports that become port + slot in each worker"),
     variable("BALANCE", "spread", "spread, queue, sticky"),
     variable("LISTEN", "none", "sockets to hand on: 8080, [::]:80, unix:/run/sock"),
-    variable("NODE_IPC", "auto", "speak Node's cluster protocol: auto, on, off; with ,no-preload or ,shutdown"),
+    variable("NODE_IPC", "auto", "Node's cluster protocol: auto, on, off"),
     variable("HANG_TIMEOUT", "off", "replace a worker that hangs this long"),
     variable("MAX_LIFETIME", "off", "replace a worker that is older than this"),
     variable("SIGNALS", "see signals", "what signals do: HUP=reload,INT=QUIT,USR1=ignore"),

@@ -1,19 +1,26 @@
 //! One request, one answer: from the published snapshot, and for `/workers` from a measurement that is shared.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tracing::error;
 
 use super::report::Report;
-use super::{INSTANCE_HEADER, Side};
-use crate::cluster::status::{Snapshot, State};
+use super::{Asking, INSTANCE_HEADER, Side};
+use crate::cluster::status::{Channel, ChannelState, Snapshot, State};
 use crate::cluster::words::Time;
 use crate::sys::measure::Meter;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+/// An idle event loop answers within a millisecond.
+const FIRST_LAG: Duration = Duration::from_millis(30);
+
 /// Prometheus' text format.
 const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -53,7 +60,7 @@ impl Desk {
         match path {
             "/healthz" | "/livez" => ok_unless(unhealthy(&snapshot, self.side.clock.now())),
             "/readyz" => ok_unless(snapshot.unready.clone()),
-            "/workers" => self.workers(&snapshot).await,
+            "/workers" => self.workers(self.with_lag(snapshot).await.as_ref()).await,
             "/metrics" => self.metrics().await,
             _ => text(StatusCode::NOT_FOUND, "not found; there are /healthz, /livez, /readyz and /workers"),
         }
@@ -62,13 +69,33 @@ impl Desk {
     /// The one answer that the workers themselves are asked for, and the loop with them.
     async fn metrics(&self) -> Answer {
         const NONE: &str = "no metrics: the workers do not speak Node's cluster protocol";
-        let Some(asking) = &self.side.metrics else { return text(StatusCode::NOT_FOUND, NONE) };
+        let Some(asking) = &self.side.asking else { return text(StatusCode::NOT_FOUND, NONE) };
         let (reply, answer) = oneshot::channel();
-        let is_asked = asking.try_send(reply).is_ok();
+        let is_asked = asking.try_send(Asking::Metrics(reply)).is_ok();
         match answer.await {
             Ok(metrics) if is_asked => page(StatusCode::OK, METRICS, metrics.into()),
             _ => text(StatusCode::SERVICE_UNAVAILABLE, "too many ask for metrics at once"),
         }
+    }
+
+    /// Event-loop lag is measured as long as somebody looks. The first one waits a moment for it; nobody else does.
+    async fn with_lag(&self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
+        let Some(asking) = &self.side.asking else { return snapshot };
+        // Where it does not get through others have looked just now.
+        let _ = asking.try_send(Asking::Lag);
+        let is_asked = |channel: &Channel| match channel.state {
+            ChannelState::Online | ChannelState::Listening => channel.lag.is_some() || channel.unanswered.is_some(),
+            ChannelState::Open | ChannelState::Disconnected => true,
+        };
+        let is_known = |snapshot: &Arc<Snapshot>| snapshot.channels.values().all(is_asked);
+        if is_known(&snapshot) {
+            return snapshot;
+        }
+        let answered =
+            |snapshot: &Arc<Snapshot>| is_known(snapshot) && snapshot.channels.values().all(|one| one.unanswered.is_none());
+        let mut published = self.side.snapshot.clone();
+        let in_time = timeout(FIRST_LAG, published.wait_for(answered)).await.is_ok();
+        if in_time { published.borrow().clone() } else { self.side.snapshot.borrow().clone() }
     }
 
     async fn workers(&self, snapshot: &Snapshot) -> Answer {
@@ -120,8 +147,6 @@ fn page(status: StatusCode, content: HeaderValue, body: Bytes) -> Answer {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::http::report::tests::example;
 

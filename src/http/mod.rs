@@ -44,8 +44,17 @@ pub struct Side {
     pub pid: u32,
     /// [`Instance::own`](crate::sys::instance::Instance::own) as text; what stands here is sent with every answer.
     pub instance: String,
-    /// Where the metrics of Node's workers can be asked for; `None`: nowhere.
-    pub metrics: Option<mpsc::Sender<oneshot::Sender<String>>>,
+    /// Where Node's workers can be asked; `None`: nowhere.
+    pub asking: Option<mpsc::Sender<Asking>>,
+}
+
+/// What the loop is told of those who look.
+#[derive(Debug)]
+pub enum Asking {
+    /// Somebody looks at `/workers`: event-loop lag is worth to be measured. Nobody waits for it.
+    Lag,
+    /// Somebody waits for the metrics of the workers' programs.
+    Metrics(oneshot::Sender<String>),
 }
 
 /// A listener at this address, its descriptor out of the way of those that workers get. `[::]` takes IPv4 too, and becomes `0.0.0.0`

@@ -75,11 +75,17 @@ struct Worker {
     connections: Option<u32>,
     /// Known only where ports are shared.
     accept_queue: Option<u32>,
-    /// Of a worker with which Node's protocol is spoken.
-    channel: Option<ChannelState>,
-    event_loop_lag_seconds: Option<f64>,
+    /// Only where Node's protocol is spoken.
+    #[serde(flatten)]
+    node: Option<Node>,
     next_start_seconds: Option<f64>,
     last_exit: Option<LastExit>,
+}
+
+#[derive(Debug, Serialize)]
+struct Node {
+    channel: Option<ChannelState>,
+    event_loop_lag_seconds: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -158,8 +164,10 @@ impl Worker {
             cpu_seconds: used.cpu_time.map(seconds),
             connections: used.connections,
             accept_queue: used.accept_queue,
-            channel: channel.map(|channel| channel.state),
-            event_loop_lag_seconds: channel.and_then(|channel| lag(channel, now)),
+            node: snapshot.facts.speaks_node.then(|| Node {
+                channel: channel.map(|channel| channel.state),
+                event_loop_lag_seconds: channel.and_then(|channel| lag(channel, now)),
+            }),
             next_start_seconds: row.next_start.map(|due| seconds(due.since(now))),
             last_exit: row.last_exit.map(|exit| LastExit::new(exit, now)),
         }
@@ -218,6 +226,7 @@ pub(crate) mod tests {
             balance: Some("spread"),
             share_reason: None,
             share_disconnects: true,
+            speaks_node: true,
             not_in_force: vec!["CLUSTERINIT_HANG_TIMEOUT=5s: hung workers are not seen yet".to_owned()],
         };
         let listeners = vec![
@@ -296,6 +305,15 @@ pub(crate) mod tests {
         }
         let empty = serde_json::to_value(&report.workers[1]).expect("JSON");
         assert_eq!(empty["processes"], 0);
+    }
+
+    #[test]
+    fn what_is_nodes_alone_is_not_shown_elsewhere() {
+        let mut snapshot = example();
+        let facts = Facts { speaks_node: false, ..Facts::clone(&snapshot.facts) };
+        snapshot.facts = Arc::new(facts);
+        let worker = serde_json::to_value(&Report::new(&snapshot, &ByLife::new(), 1, at(0)).workers[0]).expect("JSON");
+        assert!(worker.get("channel").is_none() && worker.get("event_loop_lag_seconds").is_none(), "{worker}");
     }
 
     #[test]

@@ -47,7 +47,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, consume_budget, yield_now};
 
 use crate::cluster::Supervisor;
@@ -160,7 +160,8 @@ struct Runtime {
     poller: Poller,
     timer: Timer,
     asked: mpsc::Receiver<Asked>,
-    metrics_asked: mpsc::Receiver<oneshot::Sender<String>>,
+    /// From those who look at the side port.
+    looks: mpsc::Receiver<http::Asking>,
     published: watch::Sender<Arc<Snapshot>>,
     /// Orphans come in flocks: until this instant SIGCHLD is held back, and then all that have ended are reaped together.
     next_flock: Option<Time>,
@@ -183,7 +184,7 @@ enum Wake {
     Signal(Received),
     Readable,
     Asked(Option<Asked>),
-    MetricsAsked(Option<oneshot::Sender<String>>),
+    Looked(Option<http::Asking>),
     /// What a worker uses exactly.
     Confirmed(Life, Option<u64>),
     Limits,
@@ -201,7 +202,7 @@ impl Runtime {
         let hard_caps = matches!(setup.policy.inputs.caps, Caps::Fixed(_));
         let mut facts = setup.facts;
         let (requests, asked) = mpsc::channel(WAITING_REQUESTS);
-        let (metrics, metrics_asked) = mpsc::channel(WAITING_REQUESTS);
+        let (asking, looks) = mpsc::channel(WAITING_REQUESTS);
         match control::Server::bind(setup.instance) {
             Ok(server) => drop(tokio::task::spawn_local(control::serve(server, requests))),
             Err(error) => {
@@ -218,7 +219,7 @@ impl Runtime {
                 clock: setup.started,
                 pid: std::process::id(),
                 instance: setup.instance.to_string(),
-                metrics: setup.node.map(|_| metrics),
+                asking: setup.node.map(|_| asking),
             };
             drop(tokio::task::spawn_local(http::serve(listener, side)));
         }
@@ -241,7 +242,7 @@ impl Runtime {
             poller,
             timer,
             asked,
-            metrics_asked,
+            looks,
             next_flock: None,
             published,
             was_up: false,
@@ -279,37 +280,38 @@ impl Runtime {
             match self.wait(more).await {
                 Wake::Signal(received) => self.received(received),
                 Wake::Asked(Some(asked)) => self.asked(asked),
-                Wake::MetricsAsked(Some(reply)) => self.metrics_asked(reply),
+                Wake::Looked(Some(http::Asking::Lag)) => self.lag_asked(),
+                Wake::Looked(Some(http::Asking::Metrics(reply))) => self.metrics_asked(reply),
                 Wake::Confirmed(life, bytes) => self.confirmed(life, bytes),
                 Wake::Limits => self.limits_stirred(),
                 Wake::Deadline => self.deadline_reached(),
-                Wake::Readable | Wake::Asked(None) | Wake::MetricsAsked(None) => {}
+                Wake::Readable | Wake::Asked(None) | Wake::Looked(None) => {}
             }
         }
     }
 
     /// Nothing has precedence: whoever floods one source keeps no other waiting.
     async fn wait(&mut self, more: bool) -> Wake {
-        let look = self.supervisor.next_look().map(|look| look.at);
+        let measured = self.supervisor.next_look().map(|look| look.at);
         let deadline = [
             self.next_flock,
             self.nodes.deadline(),
             self.sharing.deadline(),
             self.searches.deadline(),
             self.limited.deadline(),
-            look,
+            measured,
         ]
         .into_iter()
         .fold(self.supervisor.next_deadline(), earliest);
         let (signals, poller, asked, clock) = (&mut self.signals, &self.poller, &mut self.asked, self.clock);
-        let metrics = &mut self.metrics_asked;
+        let looks = &mut self.looks;
         let (confirmations, limits, timer) = (&mut self.memory.confirmations, &self.limited.watch, &self.timer);
         tokio::select! {
             received = signals.next() => Wake::Signal(received),
             () = poller.readable() => Wake::Readable,
             () = yield_now(), if more => Wake::Readable,
             request = asked.recv(), if !asked.is_closed() => Wake::Asked(request),
-            reply = metrics.recv(), if !metrics.is_closed() => Wake::MetricsAsked(reply),
+            look = looks.recv(), if !looks.is_closed() => Wake::Looked(look),
             (life, bytes) = confirmations.next() => Wake::Confirmed(life, bytes),
             () = limits.changed() => Wake::Limits,
             () = until(clock, timer, deadline) => Wake::Deadline,
@@ -348,7 +350,7 @@ impl Runtime {
             let shared = self.sharing.show(&self.nodes);
             let snapshot = Snapshot { shared, channels: self.nodes.show(), ..self.supervisor.snapshot() };
             if snapshot.unready.is_none() && !std::mem::replace(&mut self.was_up, true) {
-                own_memory::forget_start();
+                own_memory::forget_pages();
             }
             self.published.send_replace(Arc::new(snapshot));
             own_memory::give_back();

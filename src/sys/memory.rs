@@ -26,9 +26,9 @@ unsafe extern "C" {
     static etext: u8;
 }
 
-/// Forgets which pages of our own file were needed so far: most of the code that has run is that of the start, and will not run
-/// again. What is needed later is mapped anew, from the page cache. Nothing in these pages is ours to lose: they are read-only.
-pub fn forget_start() {
+/// Forgets which pages of our own file were needed so far: most of the code that has run (a start, say) will not run
+/// again soon. What is needed later is mapped anew, from the page cache. Nothing in these pages is ours to lose: they are read-only.
+pub fn forget_pages() {
     let page = 4096_usize.max(
         nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
             .ok()

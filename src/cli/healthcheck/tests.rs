@@ -21,7 +21,7 @@ fn served(instance: String, snapshot: Snapshot, client: impl FnOnce(SocketAddr) 
     let listener = bind((Ipv4Addr::UNSPECIFIED, 0).into()).expect("a free port");
     let address = listener.local_addr().expect("bound");
     let (_publish, snapshot) = watch::channel(Arc::new(snapshot));
-    let side = Side { snapshot, clock: Clock::start(), pid: 1, instance, metrics: None };
+    let side = Side { snapshot, clock: Clock::start(), pid: 1, instance, asking: None };
     LocalSet::new().block_on(&runtime, async move {
         spawn_local(serve(listener, side));
         spawn_blocking(move || client(address)).await.expect("the client's part");

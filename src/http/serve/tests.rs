@@ -24,7 +24,7 @@ fn served(limits: Limits, snapshot: Snapshot, client: impl FnOnce(SocketAddr) + 
     let listener = bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a free port");
     let address = listener.local_addr().expect("bound");
     let (_publish, snapshot) = watch::channel(Arc::new(snapshot));
-    let side = Side { snapshot, clock: Clock::start(), pid: 1, instance: "mnt:1/pid:2".to_owned(), metrics: None };
+    let side = Side { snapshot, clock: Clock::start(), pid: 1, instance: "mnt:1/pid:2".to_owned(), asking: None };
     LocalSet::new().block_on(&runtime, async move {
         let server = spawn_local(serve_within(limits, listener, side));
         let result = spawn_blocking(move || client(address)).await;

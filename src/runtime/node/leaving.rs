@@ -7,11 +7,14 @@ use crate::cluster::status::ChannelState;
 use crate::cluster::words::{Life, Time};
 use crate::node::message;
 use crate::node::servers::Kind;
+use crate::sys::memory as own_memory;
 
 use super::super::Runtime;
 
 /// From draining to `disconnect`: clients that go on with a connection get their last answer on it.
 const DRAIN: Duration = Duration::from_millis(100);
+/// So long after somebody has looked at `/workers` hearts go on being listened to: scrapers come every 15 or 30 s.
+const WATCHED: Duration = Duration::from_secs(40);
 /// What its program handles by itself is known when the worker says that it is draining. One that does not come round to that in so
 /// long is asked to disconnect all the same.
 const ANSWERS: Duration = Duration::from_secs(1);
@@ -94,10 +97,31 @@ impl Runtime {
 
     pub(in super::super) fn nodes_due(&mut self, now: Time) {
         if self.nodes.next_beat.is_some_and(|at| at <= now) {
-            self.nodes.next_beat = (!self.nodes.peers.is_empty()).then(|| now + self.nodes.beat_every);
-            self.beat(now);
+            if self.nodes.always_beats || now < self.nodes.watched_until {
+                self.nodes.next_beat = (!self.nodes.peers.is_empty()).then(|| now + self.nodes.beat_every);
+                self.beat(now);
+            } else {
+                self.rest();
+            }
         }
         self.collection_due(now);
+    }
+
+    /// Somebody looks at `/workers`.
+    pub(in super::super) fn lag_asked(&mut self) {
+        let now = self.clock.now();
+        self.nodes.watched_until = now + WATCHED;
+        self.nodes.next_beat.get_or_insert(now);
+    }
+
+    /// Nobody looks any more: no wake-ups, and an old figure is none.
+    fn rest(&mut self) {
+        self.nodes.next_beat = None;
+        for peer in self.nodes.peers.values_mut() {
+            peer.lag = None;
+        }
+        self.stale = true;
+        own_memory::forget_pages();
     }
 
     fn beat(&mut self, now: Time) {

@@ -34,7 +34,7 @@ use super::Runtime;
 use super::token::Token;
 use asking::Collection;
 
-/// Where nothing asks for more: event-loop lag is shown as of the last heartbeat.
+/// While somebody looks: event-loop lag is shown as of the last heartbeat.
 const BEAT: Duration = Duration::from_secs(5);
 /// Parts of 64 KiB that are read of one worker before everybody else gets a turn.
 const PARTS_PER_READ: usize = 4;
@@ -62,6 +62,10 @@ pub(super) struct Nodes {
     /// This Node refuses the preload.
     refused: bool,
     beat_every: Duration,
+    /// `HANG_TIMEOUT`: hearts are listened to though nobody looks.
+    always_beats: bool,
+    /// Somebody has looked lately.
+    watched_until: Time,
     next_beat: Option<Time>,
     buffer: Vec<u8>,
     stdout: Sink,
@@ -104,6 +108,8 @@ impl Nodes {
             preload: terms.filter(|terms| terms.preload).map(|_| crate::node::preload()).unwrap_or_default(),
             refused: false,
             beat_every: hang_timeout.map_or(BEAT, |timeout| BEAT.min(timeout / 4).max(Duration::from_millis(10))),
+            always_beats: hang_timeout.is_some(),
+            watched_until: Time::default(),
             next_beat: None,
             buffer: Vec::new(),
             stdout: Sink::open(1),
@@ -218,7 +224,9 @@ impl Runtime {
             warn!(slot = slot.0, %error, "the worker's channel cannot be watched: node waits for answers that do not come");
         }
         self.nodes.peers.insert(life, peer);
-        self.nodes.next_beat.get_or_insert(self.clock.now() + self.nodes.beat_every);
+        if self.nodes.always_beats {
+            self.nodes.next_beat.get_or_insert(self.clock.now() + self.nodes.beat_every);
+        }
     }
 
     /// How many parts were read.

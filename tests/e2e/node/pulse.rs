@@ -56,8 +56,9 @@ fn the_lag_of_an_idle_worker_is_small_and_that_of_a_busy_one_is_seen() {
 fn a_worker_that_spins_is_replaced() {
     let (stage, port) = (Stage::new(), free_port());
     let Some(cluster) = started(Mode::Plain, port, &stage, "1s") else { return };
+    let pids: Vec<_> = (0..WORKERS).map(|slot| pid_of(&cluster, slot)).collect();
     let slot = spin(&cluster, port, 600_000);
-    let victim = pid_of(&cluster, slot);
+    let victim = pids[slot];
     replaced(&cluster, victim);
     let last = row(&cluster, slot);
     assert_eq!((&last["last_exit"]["reason"], &last["restarts"]), (&"hung".into(), &1.into()), "{last}");
