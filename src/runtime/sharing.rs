@@ -50,7 +50,7 @@ pub(super) struct Sharing {
     muted: BTreeSet<(Time, Life)>,
     release_at: Option<Time>,
     /// The cluster stops, and no worker accepts any more.
-    refuses: bool,
+    pub(super) refuses: bool,
     refuse_at: Option<Time>,
     /// What the side port shows; `None`: has changed.
     pub(super) shown: Option<Arc<Shared>>,
@@ -326,7 +326,7 @@ impl Runtime {
     }
 
     /// Late clients are refused at once.
-    fn refuse(&mut self) {
+    pub(super) fn refuse(&mut self) {
         self.sharing.refuses = true;
         self.refuse_turns();
         // The others are heard of when they have closed.

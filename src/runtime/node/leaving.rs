@@ -13,6 +13,9 @@ use super::super::Runtime;
 
 /// From draining to `disconnect`: clients that go on with a connection get their last answer on it.
 const DRAIN: Duration = Duration::from_millis(100);
+/// A worker that does not come round to accepting what waits is asked to disconnect all the same.
+const DRY_AT_LAST: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// So long after somebody has looked at `/workers` hearts go on being listened to: scrapers come every 15 or 30 s.
 const WATCHED: Duration = Duration::from_secs(40);
 /// What its program handles by itself is known when the worker says that it is draining. One that does not come round to that in so
@@ -71,8 +74,37 @@ impl Runtime {
         self.sharing.broker.listeners_of(life).len() <= lanes
     }
 
-    /// `disconnect`.
+    /// `disconnect`, as soon as nothing waits for it to be accepted: it would close its listener and leave that behind.
     pub(in super::super) fn part(&mut self, life: Life) {
+        let until = self.clock.now() + DRY_AT_LAST;
+        self.nodes.to_part.insert(life, until);
+        self.part_all();
+    }
+
+    fn part_all(&mut self) {
+        let now = self.clock.now();
+        self.nodes.part_at = None;
+        for (life, until) in self.nodes.to_part.clone() {
+            if now >= until || self.takes_no_more(life) {
+                self.nodes.to_part.remove(&life);
+                self.ask_to_disconnect(life);
+            } else {
+                self.nodes.part_at = Some(now + LOOK_AGAIN);
+            }
+        }
+    }
+
+    /// Nothing waits in its queues and nothing more comes: others are there for it, or its listeners are shut. (In Node before 20 that
+    /// has to come after.)
+    fn takes_no_more(&mut self, life: Life) -> bool {
+        if self.sharing.refuses && !self.would_fail(true) {
+            self.refuse();
+            return self.sharing.broker.sockets.are_shut(life);
+        }
+        self.sharing.broker.sockets.waiting(life) == 0
+    }
+
+    fn ask_to_disconnect(&mut self, life: Life) {
         let seq = self.nodes.next_seq();
         let Some(peer) = self.nodes.peers.get_mut(&life) else { return };
         if std::mem::replace(&mut peer.asked_to_disconnect, true) {
@@ -88,8 +120,9 @@ impl Runtime {
 
     /// It has got its stop signal. Without the preload an open channel would keep it, whatever its program does.
     pub(in super::super) fn release_channel(&mut self, life: Life) {
+        self.nodes.to_part.remove(&life);
         if self.nodes.peers.get(&life).is_some_and(|peer| !peer.is_preloaded && peer.state != ChannelState::Open) {
-            self.part(life);
+            self.ask_to_disconnect(life);
         }
     }
 
@@ -103,6 +136,9 @@ impl Runtime {
             } else {
                 self.rest();
             }
+        }
+        if self.nodes.part_at.is_some_and(|at| at <= now) {
+            self.part_all();
         }
         self.collection_due(now);
     }

@@ -67,6 +67,9 @@ pub(super) struct Nodes {
     /// Somebody has looked lately.
     watched_until: Time,
     next_beat: Option<Time>,
+    /// Workers that are to be asked to disconnect when their queues are empty, at the latest then; and when that is looked at again.
+    to_part: BTreeMap<Life, Time>,
+    part_at: Option<Time>,
     buffer: Vec<u8>,
     stdout: Sink,
     collection: Option<Collection>,
@@ -111,6 +114,8 @@ impl Nodes {
             always_beats: hang_timeout.is_some(),
             watched_until: Time::default(),
             next_beat: None,
+            to_part: BTreeMap::new(),
+            part_at: None,
             buffer: Vec::new(),
             stdout: Sink::open(1),
             collection: None,
@@ -152,7 +157,8 @@ impl Nodes {
     }
 
     pub(super) fn deadline(&self) -> Option<Time> {
-        super::earliest(self.next_beat, self.collection.as_ref().map(Collection::due))
+        let due = super::earliest(self.next_beat, self.collection.as_ref().map(Collection::due));
+        super::earliest(due, self.part_at)
     }
 
     /// What workers share by their channels alone, for the side port. (Lanes are the broker's to tell.)
@@ -268,6 +274,7 @@ impl Runtime {
 
     /// Nothing is left of the worker.
     pub(super) fn channel_gone(&mut self, life: Life) {
+        self.nodes.to_part.remove(&life);
         if let Some(peer) = self.nodes.peers.remove(&life) {
             self.poller.forget(peer.channel.descriptor());
             if peer.state != ChannelState::Open {

@@ -38,6 +38,12 @@ impl Sockets {
         self.lives.standing(life) == Standing::Joined
     }
 
+    /// Nobody will be accepted in this life's lanes any more, and nobody waits to be.
+    pub fn are_shut(&self, life: Life) -> bool {
+        let lanes = self.lives.addresses(life).filter_map(|address| self.lane_of(address, life));
+        lanes.filter_map(|lane| self.queue(lane.id)).all(|queue| !queue.listens)
+    }
+
     /// Connections that wait in this life's lanes.
     pub fn waiting(&self, life: Life) -> u32 {
         let lanes = self.lives.addresses(life).filter_map(|address| self.lane_of(address, life));
