@@ -81,6 +81,8 @@ struct Peer {
     channel: Channel,
     slot: Slot,
     state: ChannelState,
+    /// It has said so, whatever has become of its channel since.
+    was_online: bool,
     /// It was started with the preload.
     was_offered: bool,
     is_preloaded: bool,
@@ -215,6 +217,7 @@ impl Runtime {
             channel: Channel::new(ours),
             slot,
             state: ChannelState::Open,
+            was_online: false,
             was_offered: self.nodes.preloads(),
             is_preloaded: false,
             major: 0,
@@ -260,15 +263,12 @@ impl Runtime {
     pub(super) fn channel_lost(&mut self, life: Life, status: ExitStatus) {
         while self.nodes.peers.get(&life).is_some_and(|peer| !peer.channel.is_closed()) && self.read_channel(life) > 1 {}
         let Some(peer) = self.nodes.peers.get(&life) else { return };
-        let in_vain = status == BAD_OPTION && peer.was_offered && peer.state == ChannelState::Open;
+        let in_vain = status == BAD_OPTION && peer.was_offered && !peer.was_online;
         if in_vain && !self.nodes.peers.values().any(|peer| peer.is_preloaded) {
             if !std::mem::replace(&mut self.nodes.refused, true) {
                 info!("this version of node takes no --import in NODE_OPTIONS: workers are started without the preload");
             }
             self.apply(Event::StartedInVain { life });
-        }
-        if self.nodes.peers.get(&life).is_some_and(|peer| peer.state != ChannelState::Open) {
-            debug!(?life, "node: exit");
         }
     }
 
@@ -277,7 +277,7 @@ impl Runtime {
         self.nodes.to_part.remove(&life);
         if let Some(peer) = self.nodes.peers.remove(&life) {
             self.poller.forget(peer.channel.descriptor());
-            if peer.state != ChannelState::Open {
+            if peer.was_online {
                 info!(slot = peer.slot.0, worker_id = unique_id(life), "node: exit");
             }
         }
@@ -337,6 +337,7 @@ impl Runtime {
             Incoming::Online => {
                 if peer.state == ChannelState::Open {
                     peer.state = ChannelState::Online;
+                    peer.was_online = true;
                     info!(slot = peer.slot.0, worker_id = unique_id(life), "node: online");
                     self.stale = true;
                 }

@@ -1,6 +1,7 @@
 //! Who a worker is to its program: what `cluster` says, what its environment holds, and where it is left alone.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -159,6 +160,29 @@ fn the_preload_has_a_switch_of_its_own() {
     }
     assert_eq!(cluster.variable(pid_of(&cluster, 0), "NODE_OPTIONS"), None);
     stops(cluster);
+}
+
+/// As Node before 18.18, which takes no `--import` in `NODE_OPTIONS`.
+#[test]
+fn a_node_that_refuses_the_preload_is_started_without_it() {
+    // With `auto` the end of the first worker would be the end of all.
+    for workers in ["2", "auto"] {
+        let (Some(real), stage, port) = (node(), Stage::new(), free_port()) else { return };
+        let file = program(&stage, TELLS);
+        let script = format!("#!/bin/sh\ncase $NODE_OPTIONS in *--import*) exit 9;; esac\nexec {real} \"$@\"\n");
+        let old = stage.write("node", &script);
+        std::fs::set_permissions(&old, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+        let cluster = launch(Mode::Plain, &old, &file, port).set("WORKERS", workers).start();
+        cluster.until_log(&["--import in NODE_OPTIONS"]);
+        let mut answer = Value::Null;
+        cluster.until("it serves", |_| {
+            answer = body(local(port), "/").and_then(|body| serde_json::from_str(&body).ok()).unwrap_or_default();
+            !answer.is_null()
+        });
+        assert_eq!((&answer["isWorker"], &answer["options"]), (&true.into(), &Value::Null), "{answer}");
+        assert!(cluster.log_line(&["next start waits"]).is_none(), "it is no failure\n{}", cluster.story());
+        assert_eq!(cluster.stop().0, 0);
+    }
 }
 
 #[test]
