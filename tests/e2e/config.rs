@@ -190,8 +190,8 @@ fn without_a_side_port_everything_else_works() {
 
 #[test]
 fn what_is_not_built_yet_is_accepted_and_reported() {
-    let settings = [("NODE_IPC", "on"), ("WORKER_MEMORY", "256Mi"), ("OUTPUT", "prefix"), ("READY", "running")];
-    reports(&settings, &["NODE_IPC", "OUTPUT"]);
+    let settings = [("WORKER_MEMORY", "256Mi"), ("OUTPUT", "prefix"), ("READY", "running")];
+    reports(&settings, &["OUTPUT"]);
 }
 
 #[test]
