@@ -69,8 +69,7 @@ pub struct Query {
     pub data: Option<Box<RawValue>>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AddressType {
     /// 4, 6, or -1 for a path.
     Number(i64),
@@ -80,9 +79,19 @@ pub enum AddressType {
 
 /// The fields by which messages are told apart, each still a text.
 #[derive(Default, Deserialize)]
-struct Fields<'a> {
+pub(super) struct Fields<'a> {
     #[serde(borrow)]
-    cmd: Option<&'a RawValue>,
+    pub(super) cmd: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(super) clusterinit: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(super) topic: Option<&'a RawValue>,
+    #[serde(borrow, rename = "type")]
+    pub(super) kind: Option<&'a RawValue>,
+    #[serde(borrow, rename = "requestId")]
+    pub(super) request: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(super) metrics: Option<&'a RawValue>,
     #[serde(borrow)]
     act: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -114,16 +123,23 @@ struct Fields<'a> {
     #[serde(borrow)]
     backlog: Option<&'a RawValue>,
     #[serde(borrow)]
-    data: Option<&'a RawValue>,
+    pub(super) data: Option<&'a RawValue>,
 }
 
-impl Fields<'_> {
+impl<'a> Fields<'a> {
+    /// None of them where it is no object.
+    pub(super) fn of(message: &'a RawValue) -> Self {
+        serde_json::from_str(message.get()).unwrap_or_default()
+    }
+
     fn query(&self) -> Query {
         Query {
             index: read(self.index).unwrap_or_default(),
             address: read(self.address),
             port: read(self.port),
-            address_type: read(self.address_type),
+            address_type: read(self.address_type)
+                .map(AddressType::Number)
+                .or_else(|| read(self.address_type).map(AddressType::Name)),
             fd: read(self.fd),
             flags: read(self.flags),
             backlog: read(self.backlog),
@@ -132,7 +148,7 @@ impl Fields<'_> {
     }
 }
 
-fn read<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<T> {
+pub(super) fn read<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<T> {
     raw.and_then(|raw| serde_json::from_str(raw.get()).ok())
 }
 
@@ -140,7 +156,7 @@ fn read<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<T> {
 pub fn parse(line: &[u8]) -> Incoming {
     let Ok(text) = str::from_utf8(line) else { return Incoming::Garbage };
     let Ok(whole) = serde_json::from_str::<&RawValue>(text) else { return Incoming::Garbage };
-    let fields: Fields<'_> = serde_json::from_str(whole.get()).unwrap_or_default();
+    let fields = Fields::of(whole);
     let cmd: Option<String> = read(fields.cmd);
     // As Node has it: longer than the prefix.
     match cmd.filter(|cmd| cmd.starts_with("NODE_") && cmd.len() > 5) {

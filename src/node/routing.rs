@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::log4js;
+use super::message::{Fields, read};
 
 /// What is shown of a name that a program has made up.
 const LONGEST_NAME: usize = 64;
@@ -32,53 +33,30 @@ pub enum Whom {
     Slot(u32),
 }
 
-#[derive(Default, Deserialize)]
-struct Fields<'a> {
-    #[serde(borrow)]
-    clusterinit: Option<&'a RawValue>,
-    #[serde(borrow)]
-    data: Option<&'a RawValue>,
-    #[serde(borrow)]
-    topic: Option<&'a RawValue>,
-    #[serde(borrow, rename = "type")]
-    kind: Option<&'a RawValue>,
-    #[serde(borrow)]
-    cmd: Option<&'a RawValue>,
-    #[serde(borrow, rename = "requestId")]
-    request: Option<&'a RawValue>,
-    #[serde(borrow)]
-    metrics: Option<&'a RawValue>,
-}
-
+/// `{"to": ...}`
 #[derive(Deserialize)]
-struct Envelope {
-    to: To,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum To {
-    Slot(u32),
-    Word(String),
+struct Envelope<'a> {
+    #[serde(borrow)]
+    to: &'a RawValue,
 }
 
 pub fn route(message: &RawValue) -> Route {
     if message.get().trim() == "\"ready\"" {
         return Route::Ready;
     }
-    let fields: Fields<'_> = serde_json::from_str(message.get()).unwrap_or_default();
+    let fields = Fields::of(message);
     if let Some(envelope) = fields.clusterinit {
         return addressed(envelope, fields.data);
     }
-    let text = |raw: Option<&RawValue>| raw.and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
-    let (topic, kind, cmd) = (text(fields.topic), text(fields.kind), text(fields.cmd));
+    let (topic, kind, cmd): (Option<String>, Option<String>, Option<String>) =
+        (read(fields.topic), read(fields.kind), read(fields.cmd));
     if topic.as_deref() == Some("log4js:message") {
-        let line = text(fields.data).and_then(|data| log4js::line(&data));
+        let data: Option<String> = read(fields.data);
+        let line = data.and_then(|data| log4js::line(&data));
         return line.map_or_else(|| Route::Unknown(named("topic", "log4js:message")), Route::Log);
     }
     if kind.as_deref() == Some("prom-client:getMetricsRes") {
-        let request = fields.request.and_then(|raw| serde_json::from_str(raw.get()).ok());
-        if let (Some(request), Some(metrics)) = (request, fields.metrics) {
+        if let (Some(request), Some(metrics)) = (read(fields.request), fields.metrics) {
             return Route::Metrics { request, metrics: metrics.to_owned() };
         }
     }
@@ -88,17 +66,15 @@ pub fn route(message: &RawValue) -> Route {
 }
 
 fn addressed(envelope: &RawValue, data: Option<&RawValue>) -> Route {
-    let whom = match serde_json::from_str(envelope.get()) {
-        Ok(Envelope { to: To::Slot(slot) }) => Whom::Slot(slot),
-        Ok(Envelope { to: To::Word(word) }) => match word.as_str() {
-            "all" => Whom::All,
-            "others" => Whom::Others,
-            other => match other.parse() {
-                Ok(slot) => Whom::Slot(slot),
-                Err(_) => return Route::Nobody(shown(other)),
-            },
-        },
-        Err(_) => return Route::Nobody(shown(envelope.get())),
+    let to = serde_json::from_str(envelope.get()).ok().map(|Envelope { to }| to);
+    let word: Option<String> = read(to);
+    let slot = read(to).or_else(|| word.as_deref()?.parse().ok());
+    let whom = match (slot, word.as_deref()) {
+        (Some(slot), _) => Whom::Slot(slot),
+        (None, Some("all")) => Whom::All,
+        (None, Some("others")) => Whom::Others,
+        (None, Some(other)) => return Route::Nobody(shown(other)),
+        (None, None) => return Route::Nobody(shown(envelope.get())),
     };
     // JSON.stringify leaves out what is undefined.
     let data = data.map_or_else(|| RawValue::NULL.to_owned(), RawValue::to_owned);
