@@ -55,10 +55,10 @@ pub fn route(message: &RawValue) -> Route {
         let line = data.and_then(|data| log4js::line(&data));
         return line.map_or_else(|| Route::Unknown(named("topic", "log4js:message")), Route::Log);
     }
-    if kind.as_deref() == Some("prom-client:getMetricsRes") {
-        if let (Some(request), Some(metrics)) = (read(fields.request), fields.metrics) {
-            return Route::Metrics { request, metrics: metrics.to_owned() };
-        }
+    if kind.as_deref() == Some("prom-client:getMetricsRes")
+        && let (Some(request), Some(metrics)) = (read(fields.request), fields.metrics)
+    {
+        return Route::Metrics { request, metrics: metrics.to_owned() };
     }
     let names = [("topic", topic), ("type", kind), ("cmd", cmd)];
     let name = names.into_iter().find_map(|(field, name)| Some(named(field, &name?)));
