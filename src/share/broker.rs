@@ -353,7 +353,7 @@ impl Broker {
 
     /// The worker gets the error that we got, but for those that say something of us and nothing of the address.
     fn not_reserved(&mut self, life: Life, address: &Address, error: &io::Error, news: &mut Vec<News>) -> Outcome {
-        let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+        let errno = errno_of(error);
         let cause = Cause::Failed(*address, errno as i32);
         match errno {
             // Perhaps the worker may what we may not.
@@ -410,7 +410,12 @@ enum Outcome {
 }
 
 fn refused(error: &io::Error) -> Outcome {
-    Outcome::Refused(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+    Outcome::Refused(errno_of(error))
+}
+
+/// What a worker's own call would have answered; EIO where it is no error of the kernel's.
+pub fn errno_of(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
 fn forbidden(thread: Pid) -> String {

@@ -12,7 +12,7 @@ use crate::cluster::words::{Life, Pid};
 use crate::node::message::{self, Native, Query, Reply};
 use crate::node::servers::{self, At, BACKLOG, Kind, Place, Servers};
 use crate::share::address::Address;
-use crate::share::broker::{Asker, News};
+use crate::share::broker::{Asker, News, errno_of};
 use crate::sys::identity;
 
 use super::super::Runtime;
@@ -391,8 +391,4 @@ fn worker_ids(pid: Pid) -> Option<(u32, u32)> {
     let [_, uid, ..] = status.uids;
     let [_, gid, ..] = status.gids;
     Some((uid, gid))
-}
-
-fn errno_of(error: &std::io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::{Broker, Cause, Listening, MOST_ADDRESSES, News, Outcome, set_nonblocking};
+use super::{Broker, Cause, Listening, MOST_ADDRESSES, News, Outcome, errno_of, set_nonblocking};
 use crate::cluster::words::{Life, Pid, Slot};
 use crate::share::address::Address;
 use crate::share::caller;
@@ -124,8 +124,4 @@ fn own(address: &Address) -> io::Result<OwnedFd> {
     let socket = OwnedFd::from(socket);
     set_nonblocking(socket.as_fd(), true)?;
     Ok(socket)
-}
-
-fn errno_of(error: &io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
