@@ -6,6 +6,9 @@
 //!    ^                       | 20 ms                        |
 //!    +---- 1 to 5 ms --------+----- thaw: it is not --------+          the window is over: thaw, stopped anyway
 //! ```
+//! Where new connections still reach the worker, the first glance that is quiet is [`Outcome::Calm`]: the caller's chance to see to it
+//! that no more come.
+//!
 //! Without the freeze a request comes between the look and the signal. Without the glance before it a busy worker would be stopped
 //! in vain several hundred times a second.
 //!
@@ -54,7 +57,7 @@ pub trait Worker {
 /// Whether new connections may still reach it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrivals {
-    /// A stop of the whole cluster: it takes what comes until it gets its signal.
+    /// A stop of the whole cluster: it takes what comes until it is calm, or until its signal.
     Possible,
     /// It is disconnected: a worker without connections needs no freeze.
     Over,
@@ -65,6 +68,8 @@ pub enum Arrivals {
 pub enum Outcome {
     /// The next step is due at [`Search::due`].
     Later,
+    /// A glance was quiet, and connections still come: [`Search::no_more_arrivals`], or another step.
+    Calm,
     /// Now. It is frozen, unless it had no connection: signal it, then [`Search::thaw`].
     Quiet,
     /// The window is over.
@@ -95,6 +100,7 @@ pub struct Search {
 enum Phase {
     Idle,
     Glancing,
+    Calm,
     Stopping { since: Time, running: Vec<Pid> },
     Frozen { since: Time },
     Found,
@@ -142,6 +148,12 @@ impl Search {
         self.phase = Phase::Idle;
     }
 
+    /// New connections do not reach the worker any more; those that did are looked at anew.
+    pub fn no_more_arrivals(&mut self) {
+        self.arrivals = Arrivals::Over;
+        self.phase = Phase::Idle;
+    }
+
     /// Goes on for a millisecond at most. While the worker is frozen the next step should come soon; it may come late.
     pub fn step(&mut self, worker: &mut impl Worker) -> Outcome {
         let began = self.clock.now();
@@ -170,6 +182,7 @@ impl Search {
                 Ok(Part::Done(verdicts)) => self.glanced(now, &verdicts),
                 Err(error) => self.unknown(error),
             },
+            Phase::Calm => self.freeze(now),
             Phase::Stopping { since, running } => {
                 running.retain(|pid| !threads::all_stopped(*pid));
                 let (took, stopped) = (now.since(*since), running.is_empty());
@@ -208,6 +221,14 @@ impl Search {
         if !self.window.accepts(now, verdicts.iter().copied()) {
             return self.pause();
         }
+        if self.arrivals == Arrivals::Possible {
+            self.phase = Phase::Calm;
+            return Turn::End(Outcome::Calm);
+        }
+        self.freeze(now)
+    }
+
+    fn freeze(&mut self, now: Time) -> Turn {
         for member in &self.members {
             self.frozen.freeze(member);
         }

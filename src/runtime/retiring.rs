@@ -34,6 +34,8 @@ struct Retiring {
     from: Time,
     /// Until then its clients get their last answers: a Node that is draining.
     not_before: Time,
+    /// The cluster stops, and new connections reach it still, or did until it was calm.
+    of_all: bool,
 }
 
 /// Whether its queue has run dry.
@@ -94,20 +96,20 @@ impl Runtime {
             return Some(Event::Quiet { life });
         }
         let not_before = self.searches.0.get(&life).map_or(from + draining.unwrap_or_default(), |known| known.not_before);
-        let joined = self.sharing.broker.sockets.is_joined(life);
+        let of_all = self.sharing.broker.sockets.is_joined(life);
         let has_own_queue = self.sharing.broker.sockets.disconnects() && !self.sharing.broker.sockets.of(life).is_empty();
-        let (arrivals, drying) = if joined || !has_own_queue {
+        let (arrivals, drying) = if of_all || !has_own_queue {
             (Arrivals::Possible, Drying::Over)
         } else {
             (Arrivals::Over, Drying::Going { since: None, due: from })
         };
         if listeners.is_empty() {
-            self.searches.0.insert(life, Retiring { search: None, drying, from, not_before });
+            self.searches.0.insert(life, Retiring { search: None, drying, from, not_before, of_all });
             return None;
         }
         match Search::new(self.clock, Window { from, until }, arrivals, &listeners) {
             Ok(search) => {
-                self.searches.0.insert(life, Retiring { search: Some(search), drying, from, not_before });
+                self.searches.0.insert(life, Retiring { search: Some(search), drying, from, not_before, of_all });
                 None
             }
             Err(error) => Some(self.unknown(life, &error)),
@@ -124,45 +126,69 @@ impl Runtime {
         let due: Vec<Life> = self.searches.0.iter().filter(|(_, one)| one.due() <= now).map(|(life, _)| *life).collect();
         for life in due {
             let Some(mut retiring) = self.searches.0.remove(&life) else { continue };
-            let mut worker =
-                Seen { life, lives: &self.lives, broker: &self.sharing.broker, known_strays: &mut self.known_strays };
-            if !retiring.is_dry(now, worker.waiting()) {
-                self.searches.0.insert(life, retiring);
-                continue;
-            }
-            if now < retiring.not_before {
-                self.searches.0.insert(life, retiring);
-                continue;
-            }
-            // It is its own business when its requests are done.
-            if worker.waiting() == 0 && self.can_part(life) {
-                self.apply(Event::Parts { life, parts: true });
-                self.apply(Event::Quiet { life });
-                continue;
-            }
-            let Some(search) = &mut retiring.search else {
-                self.apply(Event::Quiet { life });
-                continue;
-            };
-            let mut worker =
-                Seen { life, lives: &self.lives, broker: &self.sharing.broker, known_strays: &mut self.known_strays };
-            let event = match search.step(&mut worker) {
-                Outcome::Later => {
-                    self.searches.0.insert(life, retiring);
-                    continue;
+            match self.look(now, life, &mut retiring) {
+                Look::Later => _ = self.searches.0.insert(life, retiring),
+                Look::Over => {}
+                Look::End(event) => {
+                    // It is frozen until it has its signal: what was found holds.
+                    self.apply(event);
+                    retiring.search.iter_mut().for_each(Search::thaw);
                 }
-                Outcome::Quiet => Event::Quiet { life },
-                // The core has the same deadline.
-                Outcome::Over => continue,
-                Outcome::Unknown(error) => self.unknown(life, &error),
-            };
-            // It is frozen until it has its signal: what was found holds.
-            self.apply(event);
-            if let Some(mut search) = retiring.search {
-                search.thaw();
             }
         }
     }
+
+    fn look(&mut self, now: Time, life: Life, retiring: &mut Retiring) -> Look {
+        let waiting = self.sharing.broker.sockets.waiting(life);
+        if retiring.of_all && matches!(retiring.drying, Drying::Going { .. }) {
+            self.sharing.close_doors();
+        }
+        if !retiring.is_dry(now, waiting) || now < retiring.not_before {
+            return Look::Later;
+        }
+        // It is its own business when its requests are done.
+        if waiting == 0 && self.can_part(life) {
+            if self.retreats(now, life, retiring) {
+                return Look::Later;
+            }
+            self.apply(Event::Parts { life, parts: true });
+            return Look::End(Event::Quiet { life });
+        }
+        loop {
+            let Some(search) = &mut retiring.search else { return Look::End(Event::Quiet { life }) };
+            let Runtime { lives, sharing, known_strays, .. } = self;
+            return match search.step(&mut Seen { life, lives, broker: &sharing.broker, known_strays }) {
+                Outcome::Later => Look::Later,
+                Outcome::Calm if self.retreats(now, life, retiring) => Look::Later,
+                Outcome::Calm => continue,
+                Outcome::Quiet => Look::End(Event::Quiet { life }),
+                // The core has the same deadline.
+                Outcome::Over => Look::Over,
+                Outcome::Unknown(error) => Look::End(self.unknown(life, &error)),
+            };
+        }
+    }
+
+    /// The cluster stops and this worker is calm: its queue is to run dry first, where new connections can be kept from it.
+    fn retreats(&mut self, now: Time, life: Life, retiring: &mut Retiring) -> bool {
+        let sockets = &mut self.sharing.broker.sockets;
+        let has_queue = !sockets.of(life).is_empty();
+        if !retiring.of_all || !sockets.is_joined(life) || !has_queue || !sockets.retreat(life) {
+            return false;
+        }
+        self.rotate(life);
+        self.sharing.settle();
+        retiring.search.iter_mut().for_each(Search::no_more_arrivals);
+        retiring.drying = Drying::Going { since: None, due: now };
+        true
+    }
+}
+
+/// What one look has come to.
+enum Look {
+    Later,
+    Over,
+    End(Event),
 }
 
 /// A worker, as far as a search asks about it.

@@ -94,6 +94,12 @@ impl Sharing {
         }
     }
 
+    /// The cluster stops: where nobody takes connections any more they get nowhere.
+    pub(super) fn close_doors(&mut self) {
+        self.broker.sockets.close_doors();
+        self.settle();
+    }
+
     /// Addresses that nobody has are given back after a while.
     pub(super) fn release_soon(&mut self, now: Time) {
         self.release_at = Some(now + UNUSED_AFTER);

@@ -171,6 +171,8 @@ fn drive(search: &mut Search, mut server: &Server) -> Outcome {
         loop {
             match search.step(&mut server) {
                 Outcome::Later => tokio::time::sleep(search.due().since(search.clock.now())).await,
+                // Where nothing can be done about arrivals, as in all of these.
+                Outcome::Calm => {}
                 end => return end,
             }
         }
@@ -270,6 +272,25 @@ fn without_connections_and_arrivals_nothing_is_frozen() {
     let mut search = server.search(Clock::start(), PATIENCE, Arrivals::Over);
     assert!(matches!(drive(&mut search, &server), Outcome::Quiet));
     assert!(!server.is_frozen());
+}
+
+#[test]
+fn before_anything_is_frozen_arrivals_can_be_ended() {
+    let server = Server::start(&NODE, "127.0.0.1");
+    let mut client = server.connect();
+    client.ask("/0");
+    assert!(client.answer());
+    let mut search = server.search(Clock::start(), PATIENCE, Arrivals::Possible);
+    let calm = loop {
+        match search.step(&mut &server) {
+            Outcome::Later => thread::sleep(search.due().since(search.clock.now())),
+            end => break end,
+        }
+    };
+    assert!(matches!(calm, Outcome::Calm) && !server.is_frozen(), "{calm:?}");
+    search.no_more_arrivals();
+    drop(client);
+    assert!(matches!(drive(&mut search, &server), Outcome::Quiet));
 }
 
 #[test]

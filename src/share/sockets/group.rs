@@ -15,9 +15,13 @@ use std::os::fd::OwnedFd;
 use crate::cluster::words::{Life, Slot};
 use crate::config::Balance;
 
+use super::super::address::Address;
 use super::super::balance::{self, COARSE, FEW, FINE, Program, Table};
 use super::lives::{Lives, Standing};
-use super::{LaneId, anchor, queue};
+use super::{LaneId, anchor, door, queue};
+
+/// The place in the order of a closed door, which is no lane.
+const DOOR: LaneId = LaneId(u64::MAX);
 
 pub(super) struct Group {
     /// Never looked at: it holds the address while it is open.
@@ -34,6 +38,8 @@ pub(super) struct Group {
     /// Grows with each lane that is given or becomes vacant.
     moves: u64,
     program: Choice,
+    /// Closed: new connections get nowhere, whoever is there.
+    door: Option<OwnedFd>,
 }
 
 /// One lane.
@@ -93,6 +99,7 @@ impl Group {
             by_life: BTreeMap::new(),
             moves: 0,
             program: Choice::default(),
+            door: None,
         }
     }
 
@@ -118,7 +125,22 @@ impl Group {
     }
 
     pub(super) fn is_listened_on(&self) -> bool {
-        !self.order.is_empty()
+        self.order.iter().any(|id| *id != DOOR)
+    }
+
+    /// Somebody takes new connections, apart from this one.
+    pub(super) fn is_served_without(&self, life: Option<Life>, lives: &Lives) -> bool {
+        let serves = |of: &Life| Some(*of) != life && lives.standing(*of) == Standing::Joined;
+        self.lanes.values().any(|member| member.listens && member.owners.iter().any(serves))
+    }
+
+    /// From the next [`Group::settle`] on new connections get nowhere. An error: that is not to be had.
+    pub(super) fn close_door(&mut self, address: &Address) -> io::Result<()> {
+        if self.door.is_none() {
+            self.door = Some(door::close(address)?);
+            self.order.push(DOOR);
+        }
+        Ok(())
     }
 
     pub(super) fn lanes(&self) -> impl Iterator<Item = (LaneId, &Member)> {
@@ -257,19 +279,27 @@ impl Group {
                 self.shut(lane);
             }
         }
+        if self.order == [DOOR] {
+            // The last one, so that nobody has been sent anywhere else.
+            self.door.take().into_iter().for_each(|door| _ = anchor::shut(&door));
+            self.order.clear();
+        }
         self.order.is_empty()
     }
 
     /// Attaches the program of the live set, if it is another one. `Err`: what people should know, once.
     pub(super) fn settle(&mut self, balance: Balance, lives: &Lives) -> Result<(), String> {
+        let through = self.order.iter().find_map(|id| if *id == DOOR { self.door.as_ref() } else { Some(&self.lanes.get(id)?.socket) });
+        let Some(through) = through else { return Ok(()) };
+        let door = (0_u32..).zip(&self.order).find(|(_, id)| **id == DOOR);
         let mut program = std::mem::take(&mut self.program);
-        let member = self.order.first().and_then(|first| self.lanes.get(first));
-        let outcome = match member {
-            Some(member) if balance != Balance::Queue => {
+        let outcome = match door {
+            Some((index, _)) => program.attach(balance::spread(&[index].into()), through),
+            None if balance == Balance::Queue => Ok(()),
+            None => {
                 let slots = self.in_slot.last().map_or(0, |(slot, _)| slot.0.saturating_add(1));
-                program.settle(&self.live(lives), slots, balance, &member.socket)
+                program.settle(&self.live(lives), slots, balance, through)
             }
-            _ => Ok(()),
         };
         self.program = program;
         outcome
@@ -313,17 +343,22 @@ impl Member {
 
 impl Choice {
     fn settle(&mut self, live: &[(u32, &Member)], slots: u32, balance: Balance, through: &OwnedFd) -> Result<(), String> {
-        let mut wanted = self.wanted(live, slots, balance);
+        let wanted = self.wanted(live, slots, balance);
+        let outcome = self.attach(wanted, through);
+        if outcome.is_err() && self.table.as_ref().is_some_and(|table| table.size() > COARSE) {
+            self.only_coarse = true;
+            self.refused = None;
+            let wanted = self.wanted(live, slots, balance);
+            return self.attach(wanted, through);
+        }
+        outcome
+    }
+
+    fn attach(&mut self, wanted: Program, through: &OwnedFd) -> Result<(), String> {
         if self.attached.as_ref() == Some(&wanted) || self.refused.as_ref() == Some(&wanted) {
             return Ok(());
         }
-        let mut outcome = anchor::choose_by(&wanted, through);
-        if outcome.is_err() && self.table.as_ref().is_some_and(|table| table.size() > COARSE) {
-            self.only_coarse = true;
-            wanted = self.wanted(live, slots, balance);
-            outcome = anchor::choose_by(&wanted, through);
-        }
-        match outcome {
+        match anchor::choose_by(&wanted, through) {
             Ok(()) => {
                 self.refused = None;
                 self.attached = Some(wanted);

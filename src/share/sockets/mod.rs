@@ -5,6 +5,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | `anchor.rs` | takes an address for us alone; makes siblings |
+//! | `door.rs` | where new connections get when nobody is to take them |
 //! | `group.rs` | one address: lanes, owners, live set |
 //! | `lives.rs` | which worker is in the live set |
 //! | `look.rs` | what the loop asks |
@@ -26,6 +27,7 @@ use self::watch::Watch;
 use super::address::Address;
 
 mod anchor;
+mod door;
 mod group;
 mod lives;
 mod look;
@@ -173,6 +175,30 @@ impl Sockets {
     /// lives (it hangs); else a successor gets a spare.
     pub fn leave(&mut self, life: Life, hand_over: bool) {
         self.stand(life, Standing::Left { hand_over });
+    }
+
+    /// The whole cluster stops, and this worker is to take no more connections: where others do they get them, elsewhere the door is
+    /// closed. False: neither can be had, and it goes on.
+    pub fn retreat(&mut self, life: Life) -> bool {
+        let at: Vec<Address> = self.lives.addresses(life).filter(|at| self.lane_of(at, life).is_some()).copied().collect();
+        for address in &at {
+            let Some(group) = self.groups.get_mut(address) else { continue };
+            let is_served = group.is_served_without(Some(life), &self.lives);
+            if is_served && self.balance == Balance::Queue || !is_served && group.close_door(address).is_err() {
+                return false;
+            }
+        }
+        self.leave(life, false);
+        true
+    }
+
+    /// Where nobody takes connections any more the door is closed: the last one that did may have ended by itself.
+    pub fn close_doors(&mut self) {
+        for (address, group) in &mut self.groups {
+            if group.is_listened_on() && !group.is_served_without(None, &self.lives) && group.close_door(address).is_ok() {
+                self.changed.insert(*address);
+            }
+        }
     }
 
     /// Nothing of this life is left: its lanes are free for a successor, with what waits in them. An address that was only bound,

@@ -107,3 +107,77 @@ fn at_the_end_what_waits_is_served_and_who_is_late_is_refused() {
     assert!(bench.sockets.addresses().is_empty());
     drop(inherited);
 }
+
+/// Connects from a thread: a client that is put off hangs until its kernel asks again.
+fn put_off(bench: &Bench, to: SocketAddr) {
+    let late = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP)).expect("a socket");
+    let error = late.connect_timeout(&SockAddr::from(to), Duration::from_millis(20)).expect_err("put off");
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{to}");
+    assert_eq!(bench.waiting().values().sum::<u32>(), 0);
+}
+
+#[test]
+fn who_retreats_last_closes_the_door_and_what_was_there_before_is_served() {
+    for (address, balance) in [("127.0.0.1:0", Balance::Spread), ("[::1]:0", Balance::Sticky), ("127.0.0.1:0", Balance::Spread)] {
+        let mut bench = Bench::new(balance, address, false);
+        let (first, second) = (bench.worker(1, 0), bench.worker(2, 1));
+        assert!(bench.sockets.retreat(Life(1)), "the other takes them");
+        bench.sockets.settle();
+        assert_eq!(bench.reached(8), set([second]));
+        let waits = bench.clients(2);
+        assert!(bench.sockets.retreat(Life(2)));
+        bench.sockets.settle();
+        let served = bench.accept(second);
+        assert_eq!(served.len(), waits.len(), "the door is for those who come now");
+        put_off(&bench, bench.at.to_socket_addr());
+        // Both still listen: no server sees its accept fail.
+        assert!([first, second].iter().all(|lane| bench.sockets.queue(*lane).is_some_and(|queue| queue.listens)));
+        assert!(bench.sockets.refuse());
+        assert_eq!(client(bench.at.to_socket_addr(), None).expect_err("late").kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(bench.sockets.take_remarks(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_door_that_hears_both_families_hears_neither() {
+    let mut bench = Bench::new(Balance::Spread, "[::]:0", false);
+    bench.worker(1, 0);
+    assert!(bench.sockets.retreat(Life(1)));
+    bench.sockets.settle();
+    for host in ["127.0.0.1", "::1"] {
+        put_off(&bench, SocketAddr::new(host.parse().expect("an address"), bench.at.port));
+    }
+    assert!(bench.sockets.refuse());
+}
+
+#[test]
+fn where_all_have_one_queue_only_the_last_one_may_retreat() {
+    let mut bench = Bench::new(Balance::Queue, "127.0.0.1:0", false);
+    let lane = bench.worker(1, 0);
+    assert_eq!(lane, bench.worker(2, 1));
+    assert!(!bench.sockets.retreat(Life(1)));
+    assert!(bench.sockets.is_joined(Life(1)));
+    bench.leave(1, false);
+    assert_eq!(bench.reached(3), set([lane]));
+    assert!(bench.sockets.retreat(Life(2)));
+    bench.sockets.settle();
+    put_off(&bench, bench.at.to_socket_addr());
+    assert!(bench.sockets.refuse());
+}
+
+#[test]
+fn the_door_is_closed_where_the_last_one_that_served_has_ended() {
+    let mut bench = Bench::spread();
+    let (first, _second) = (bench.worker(1, 0), bench.worker(2, 1));
+    assert!(bench.sockets.retreat(Life(1)));
+    bench.crash(2);
+    assert_eq!(bench.reached(4), set([first]), "it is the only one that is there");
+    bench.sockets.close_doors();
+    bench.sockets.settle();
+    put_off(&bench, bench.at.to_socket_addr());
+    // A worker that shuts its copy down changes places with the door: it is found again.
+    SockRef::from(&bench.copy(first)).shutdown(Shutdown::Both).expect("shut down");
+    bench.sockets.settle();
+    put_off(&bench, bench.at.to_socket_addr());
+    assert!(bench.sockets.refuse());
+}
