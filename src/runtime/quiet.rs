@@ -151,7 +151,7 @@ impl Search {
     /// New connections do not reach the worker any more; those that did are looked at anew.
     pub fn no_more_arrivals(&mut self) {
         self.arrivals = Arrivals::Over;
-        self.phase = Phase::Idle;
+        self.thaw();
     }
 
     /// Goes on for a millisecond at most. While the worker is frozen the next step should come soon; it may come late.

@@ -34,8 +34,8 @@ struct Retiring {
     from: Time,
     /// Until then its clients get their last answers: a Node that is draining.
     not_before: Time,
-    /// The cluster stops, and new connections reach it still, or did until it was calm.
-    of_all: bool,
+    /// The cluster stops, and new connections reach it still, or did. They are kept from it when it is calm, or at this instant.
+    of_all: Option<Time>,
 }
 
 /// Whether its queue has run dry.
@@ -96,9 +96,10 @@ impl Runtime {
             return Some(Event::Quiet { life });
         }
         let not_before = self.searches.0.get(&life).map_or(from + draining.unwrap_or_default(), |known| known.not_before);
-        let of_all = self.sharing.broker.sockets.is_joined(life);
+        let joined = self.sharing.broker.sockets.is_joined(life);
+        let of_all = joined.then(|| from + until.since(from) / 4);
         let has_own_queue = self.sharing.broker.sockets.disconnects() && !self.sharing.broker.sockets.of(life).is_empty();
-        let (arrivals, drying) = if of_all || !has_own_queue {
+        let (arrivals, drying) = if joined || !has_own_queue {
             (Arrivals::Possible, Drying::Over)
         } else {
             (Arrivals::Over, Drying::Going { since: None, due: from })
@@ -140,10 +141,13 @@ impl Runtime {
 
     fn look(&mut self, now: Time, life: Life, retiring: &mut Retiring) -> Look {
         let waiting = self.sharing.broker.sockets.waiting(life);
-        if retiring.of_all && matches!(retiring.drying, Drying::Going { .. }) {
+        if retiring.of_all.is_some() && matches!(retiring.drying, Drying::Going { .. }) {
             self.sharing.close_doors();
         }
         if !retiring.is_dry(now, waiting) || now < retiring.not_before {
+            return Look::Later;
+        }
+        if retiring.of_all.is_some_and(|latest| latest <= now) && self.retreats(now, life, retiring) {
             return Look::Later;
         }
         // It is its own business when its requests are done.
@@ -169,11 +173,11 @@ impl Runtime {
         }
     }
 
-    /// The cluster stops and this worker is calm: its queue is to run dry first, where new connections can be kept from it.
+    /// The cluster stops: from here on this worker's queue runs dry, where new connections can be kept from it.
     fn retreats(&mut self, now: Time, life: Life, retiring: &mut Retiring) -> bool {
         let sockets = &mut self.sharing.broker.sockets;
         let has_queue = !sockets.of(life).is_empty();
-        if !retiring.of_all || !sockets.is_joined(life) || !has_queue || !sockets.retreat(life) {
+        if retiring.of_all.is_none() || !sockets.is_joined(life) || !has_queue || !sockets.retreat(life) {
             return false;
         }
         self.rotate(life);

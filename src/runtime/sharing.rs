@@ -40,6 +40,10 @@ const UNUSED_AFTER: Duration = Duration::from_secs(10);
 /// While connections wait that will still be accepted, refusing late clients is tried again this often.
 const REFUSE_AGAIN: Duration = Duration::from_millis(10);
 
+/// A worker that has its stop signal gets so long to close what it listens on by itself. Shut down under it, its `accept` fails, and
+/// many a server ends with an error then. A client that was put off asks again after a second, not before.
+const CLOSES_ITSELF: Duration = Duration::from_secs(1);
+
 /// What the workers share, as the loop has it.
 pub(super) struct Sharing {
     pub(super) broker: Broker,
@@ -320,12 +324,22 @@ impl Runtime {
         if self.sharing.lives.remove(&life) {
             self.sharing.shown = None;
         }
+        if self.sharing.refuse_at.is_some() && !self.sharing.broker.sockets.have_owners() {
+            self.refuse();
+        }
     }
 
-    /// At once, where no worker fails by it; else after what else is to be done in this turn.
+    /// No worker is to take connections any more: late clients are put off where that can be had, and refused when the workers have had
+    /// time to close their listeners. Elsewhere they are refused at once, or, where a worker fails by it, after what else is to be done
+    /// in this turn.
     pub(super) fn refuse_soon(&mut self) {
-        if self.would_fail(false) {
-            self.sharing.refuse_at = Some(self.clock.now());
+        let now = self.clock.now();
+        self.sharing.close_doors();
+        if self.sharing.broker.sockets.is_behind_doors() {
+            self.refuse_turns();
+            self.sharing.refuse_at = Some(now + CLOSES_ITSELF);
+        } else if self.would_fail(false) {
+            self.sharing.refuse_at = Some(now);
         } else {
             self.refuse();
         }

@@ -134,6 +134,10 @@ impl Group {
         self.lanes.values().any(|member| member.listens && member.owners.iter().any(serves))
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.door.is_some()
+    }
+
     /// From the next [`Group::settle`] on new connections get nowhere. An error: that is not to be had.
     pub(super) fn close_door(&mut self, address: &Address) -> io::Result<()> {
         if self.door.is_none() {

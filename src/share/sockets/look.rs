@@ -38,6 +38,17 @@ impl Sockets {
         self.lives.standing(life) == Standing::Joined
     }
 
+    /// Whatever is listened on, new connections are put off there; and something is.
+    pub fn is_behind_doors(&self) -> bool {
+        let mut groups = self.groups.values().filter(|group| group.is_listened_on()).peekable();
+        groups.peek().is_some() && groups.all(Group::is_closed)
+    }
+
+    /// Some lane has a worker.
+    pub fn have_owners(&self) -> bool {
+        self.groups.values().flat_map(Group::lanes).any(|(_, member)| !member.owners.is_empty())
+    }
+
     /// Nobody will be accepted in this life's lanes any more, and nobody waits to be.
     pub fn are_shut(&self, life: Life) -> bool {
         let lanes = self.lives.addresses(life).filter_map(|address| self.lane_of(address, life));
