@@ -67,6 +67,8 @@ pub mod notify;
 pub mod plan;
 pub mod runtime;
 pub mod share;
+#[cfg(test)]
+mod skip;
 pub mod start;
 pub mod sys;
 pub mod telemetry;

@@ -9,8 +9,8 @@
 //! One that can be asked to part goes from `Retiring` to `Parting` with `Part` in place of the stop signal. It finishes what it has and
 //! ends by itself; its stop signal goes out [a moment](PARTED) after it has parted, or when half of what is left of the grace is over.
 //!
-//! Where the whole cluster stops, nobody is there to take over: a worker keeps its connections coming until its own stop signal, and
-//! with that of the last one late clients are refused. A worker that takes no connections (starting, hung) is stopped at once.
+//! Where the whole cluster stops, nobody is there to take over: a worker keeps its connections coming until its own stop signal, or until
+//! the runtime, looking for the quiet instant, keeps them from it; and with the signal of the last one late clients are refused. A worker that takes no connections (starting, hung) is stopped at once.
 
 use std::time::Duration;
 

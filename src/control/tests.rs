@@ -12,6 +12,7 @@ use tokio::task::{LocalSet, spawn_blocking, spawn_local};
 
 use super::client::{ask_one, choose, listening};
 use super::*;
+use crate::skip::skipped;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -128,10 +129,7 @@ fn who_says_nothing_is_closed_and_keeps_nobody_out() {
 #[expect(unsafe_code, reason = "the system call itself, because the library's function changes all threads")]
 fn another_user_is_refused() {
     if !geteuid().is_root() {
-        #[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
-        {
-            eprintln!("SKIPPED another_user_is_refused: only root can become somebody else");
-        }
+        skipped("only root can become somebody else");
         return;
     }
     let seen = served(4, |instance| {

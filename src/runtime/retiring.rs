@@ -24,6 +24,10 @@ const DRY: Duration = Duration::from_millis(50);
 /// While something still comes it is looked at this often.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
+/// Where the cluster stops and a worker never is without a request, new connections are kept from it after a quarter of its window, or
+/// this. Then it may come to an end with what it has.
+const CALM_AT_LAST: Duration = Duration::from_secs(2);
+
 #[derive(Default)]
 pub(super) struct Searches(BTreeMap<Life, Retiring>);
 
@@ -97,7 +101,7 @@ impl Runtime {
         }
         let not_before = self.searches.0.get(&life).map_or(from + draining.unwrap_or_default(), |known| known.not_before);
         let joined = self.sharing.broker.sockets.is_joined(life);
-        let of_all = joined.then(|| from + until.since(from) / 4);
+        let of_all = joined.then(|| from + (until.since(from) / 4).min(CALM_AT_LAST));
         let has_own_queue = self.sharing.broker.sockets.disconnects() && !self.sharing.broker.sockets.of(life).is_empty();
         let (arrivals, drying) = if joined || !has_own_queue {
             (Arrivals::Possible, Drying::Over)

@@ -9,7 +9,7 @@ use crate::node::message;
 use crate::node::servers::Kind;
 use crate::sys::memory as own_memory;
 
-use super::super::Runtime;
+use super::super::{Runtime, earliest};
 
 /// From draining to `disconnect`: clients that go on with a connection get their last answer on it.
 const DRAIN: Duration = Duration::from_millis(100);
@@ -21,6 +21,17 @@ const WATCHED: Duration = Duration::from_secs(40);
 /// What its program handles by itself is known when the worker says that it is draining. One that does not come round to that in so
 /// long is asked to disconnect all the same.
 const ANSWERS: Duration = Duration::from_secs(1);
+
+/// A worker without the preload gets so long to handle its stop signal before it is asked to disconnect: of two that come at once Node
+/// may take the second first, and end by it.
+const HANDLES_STOP: Duration = Duration::from_millis(500);
+
+/// When a worker is asked to disconnect: between these, as soon as it takes no more connections.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Due {
+    from: Time,
+    until: Time,
+}
 
 impl Runtime {
     /// The worker is to end soon. How long it has at most before it is asked to disconnect; `None`: it has no channel.
@@ -76,20 +87,20 @@ impl Runtime {
 
     /// `disconnect`, as soon as nothing waits for it to be accepted: it would close its listener and leave that behind.
     pub(in super::super) fn part(&mut self, life: Life) {
-        let until = self.clock.now() + DRY_AT_LAST;
-        self.nodes.to_part.insert(life, until);
+        let now = self.clock.now();
+        self.nodes.to_part.insert(life, Due { from: now, until: now + DRY_AT_LAST });
         self.part_all();
     }
 
     fn part_all(&mut self) {
         let now = self.clock.now();
         self.nodes.part_at = None;
-        for (life, until) in self.nodes.to_part.clone() {
-            if now >= until || self.takes_no_more(life) {
+        for (life, due) in self.nodes.to_part.clone() {
+            if now >= due.until || now >= due.from && self.takes_no_more(life) {
                 self.nodes.to_part.remove(&life);
                 self.ask_to_disconnect(life);
             } else {
-                self.nodes.part_at = Some(now + LOOK_AGAIN);
+                self.nodes.part_at = earliest(self.nodes.part_at, Some(due.from.max(now + LOOK_AGAIN)));
             }
         }
     }
@@ -122,7 +133,9 @@ impl Runtime {
     pub(in super::super) fn release_channel(&mut self, life: Life) {
         self.nodes.to_part.remove(&life);
         if self.nodes.peers.get(&life).is_some_and(|peer| !peer.is_preloaded && peer.state != ChannelState::Open) {
-            self.ask_to_disconnect(life);
+            let at = self.clock.now() + HANDLES_STOP;
+            self.nodes.to_part.insert(life, Due { from: at, until: at });
+            self.part_all();
         }
     }
 

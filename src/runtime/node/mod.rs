@@ -33,6 +33,7 @@ use crate::telemetry::Sink;
 use super::Runtime;
 use super::token::Token;
 use asking::Collection;
+use leaving::Due;
 
 /// While somebody looks: event-loop lag is shown as of the last heartbeat.
 const BEAT: Duration = Duration::from_secs(5);
@@ -68,7 +69,7 @@ pub(super) struct Nodes {
     watched_until: Time,
     next_beat: Option<Time>,
     /// Workers that are to be asked to disconnect when their queues are empty, at the latest then; and when that is looked at again.
-    to_part: BTreeMap<Life, Time>,
+    to_part: BTreeMap<Life, Due>,
     part_at: Option<Time>,
     buffer: Vec<u8>,
     stdout: Sink,

@@ -12,6 +12,7 @@ use std::thread;
 use tokio::runtime::Builder;
 
 use super::*;
+use crate::skip::skipped;
 use crate::sys::open_sockets::OpenSockets;
 use crate::sys::sock_diag::{Diag, Family, LISTEN, Name, Tcp};
 
@@ -35,17 +36,19 @@ struct Server {
 
 impl Server {
     #[expect(clippy::disallowed_methods, reason = "a test's own child")]
-    fn start(command: &[&str], address: &str) -> Self {
+    fn start(command: &[&str], address: &str) -> Option<Self> {
         use std::os::unix::process::CommandExt;
         let (program, arguments) = command.split_first().expect("a program");
-        let mut child = Command::new(program)
-            .args(arguments)
-            .arg(address)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .unwrap_or_else(|error| panic!("{program} is needed for this test: {error}"));
+        let mut command = Command::new(program);
+        command.args(arguments).arg(address).stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
+        let mut child = match command.spawn() {
+            Ok(child) => child,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                skipped(&format!("this needs {program}"));
+                return None;
+            }
+            Err(error) => panic!("{program}: {error}"),
+        };
         let mut said = BufReader::new(child.stdout.take().expect("piped"));
         let mut line = String::new();
         said.read_line(&mut line).expect("it says its port");
@@ -61,7 +64,7 @@ impl Server {
         server.listeners = listening.iter().map(|tcp| (tcp.inode, port)).collect();
         server.queue_names = listening.iter().map(|tcp| tcp.name).collect();
         assert!(!server.listeners.is_empty());
-        server
+        Some(server)
     }
 
     fn pid(&self) -> Pid {
@@ -182,7 +185,8 @@ fn drive(search: &mut Search, mut server: &Server) -> Outcome {
 /// Idle connections, each used once, and a request that takes 300 ms, on one of them or on a new one.
 fn one_slow_request(command: &[&str], address: &str) {
     for fresh in [true, false] {
-        slow_request(&Server::start(command, address), fresh);
+        let Some(server) = Server::start(command, address) else { return };
+        slow_request(&server, fresh);
     }
 }
 
@@ -230,7 +234,7 @@ fn a_request_in_flight_is_waited_for_with_one_thread_and_dual_stack() {
 
 #[test]
 fn a_thread_that_waits_in_read_settles_a_doubt() {
-    let server = Server::start(&PYTHON, "127.0.0.1");
+    let Some(server) = Server::start(&PYTHON, "127.0.0.1") else { return };
     let clock = Clock::start();
     let mut search = server.search(clock, PATIENCE, Arrivals::Over);
     search.window.from = search.window.until;
@@ -247,7 +251,7 @@ fn a_thread_that_waits_in_read_settles_a_doubt() {
 
 #[test]
 fn the_window_ends_with_everything_thawed() {
-    let server = Server::start(&PYTHON, "127.0.0.1");
+    let Some(server) = Server::start(&PYTHON, "127.0.0.1") else { return };
     let mut slow = server.connect();
     slow.ask("/10000");
     let clock = Clock::start();
@@ -258,7 +262,7 @@ fn the_window_ends_with_everything_thawed() {
 
 #[test]
 fn a_search_that_is_dropped_thaws() {
-    let server = Server::start(&PYTHON, "127.0.0.1");
+    let Some(server) = Server::start(&PYTHON, "127.0.0.1") else { return };
     let mut search = server.search(Clock::start(), PATIENCE, Arrivals::Possible);
     assert!(matches!(drive(&mut search, &server), Outcome::Quiet));
     assert!(server.is_frozen());
@@ -268,7 +272,7 @@ fn a_search_that_is_dropped_thaws() {
 
 #[test]
 fn without_connections_and_arrivals_nothing_is_frozen() {
-    let server = Server::start(&NODE, "127.0.0.1");
+    let Some(server) = Server::start(&NODE, "127.0.0.1") else { return };
     let mut search = server.search(Clock::start(), PATIENCE, Arrivals::Over);
     assert!(matches!(drive(&mut search, &server), Outcome::Quiet));
     assert!(!server.is_frozen());
@@ -276,14 +280,14 @@ fn without_connections_and_arrivals_nothing_is_frozen() {
 
 #[test]
 fn before_anything_is_frozen_arrivals_can_be_ended() {
-    let server = Server::start(&NODE, "127.0.0.1");
+    let Some(server) = Server::start(&NODE, "127.0.0.1") else { return };
     let mut client = server.connect();
     client.ask("/0");
     assert!(client.answer());
     let mut search = server.search(Clock::start(), PATIENCE, Arrivals::Possible);
     let calm = loop {
         match search.step(&mut &server) {
-            Outcome::Later => thread::sleep(search.due().since(search.clock.now())),
+            Outcome::Later => thread::yield_now(),
             end => break end,
         }
     };
@@ -295,7 +299,7 @@ fn before_anything_is_frozen_arrivals_can_be_ended() {
 
 #[test]
 fn what_waits_in_the_queue_is_waited_for() {
-    let server = Server::start(&PYTHON, "127.0.0.1");
+    let Some(server) = Server::start(&PYTHON, "127.0.0.1") else { return };
     // It cannot accept.
     process::signal(server.pid(), Signal::STOP).expect("ours");
     let clock = Clock::start();
@@ -313,7 +317,7 @@ fn what_waits_in_the_queue_is_waited_for() {
 #[test]
 fn what_forks_is_frozen_with_all_its_children() {
     let script = "import os,subprocess,sys; subprocess.Popen(['sh','-c','while :; do sleep 0.001 & wait; done'])\nexec(open(sys.argv[1]).read().replace('argv[1]','argv[2]'))";
-    let server = Server::start(&["python3", "-c", script, PYTHON[2]], "127.0.0.1");
+    let Some(server) = Server::start(&["python3", "-c", script, PYTHON[2]], "127.0.0.1") else { return };
     for _ in 0..10 {
         let mut search = server.search(Clock::start(), PATIENCE, Arrivals::Possible);
         assert!(matches!(drive(&mut search, &server), Outcome::Quiet));
@@ -336,7 +340,7 @@ struct Tally {
 
 /// One stop of a fresh server under load: at a quiet instant, or at a random one.
 fn stop_once(command: &[&str], clients: usize, think: Duration, quiet: bool, round: usize, tally: &mut Tally) {
-    let server = Server::start(command, "127.0.0.1");
+    let Some(server) = Server::start(command, "127.0.0.1") else { return };
     let stopping = Arc::new(AtomicBool::new(false));
     let threads: Vec<_> = (0..clients)
         .map(|number| {

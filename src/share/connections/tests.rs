@@ -8,6 +8,7 @@ use std::process::{Child, Command};
 use nix::unistd::geteuid;
 
 use super::*;
+use crate::skip::skipped;
 
 /// A process whose standard input is a connection that nobody else holds.
 struct Holder(Child);
@@ -96,10 +97,7 @@ fn each_has_its_own_and_what_waits_is_nobodys() {
 #[expect(unsafe_code, reason = "the system call itself, because the library's function changes all threads")]
 fn where_nobody_may_look_all_on_the_port_count() {
     if !geteuid().is_root() {
-        #[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
-        {
-            eprintln!("SKIPPED where_nobody_may_look_all_on_the_port_count: only root can become somebody else");
-        }
+        skipped("only root can become somebody else");
         return;
     }
     let scene = Scene::new();

@@ -293,7 +293,8 @@ impl Group {
 
     /// Attaches the program of the live set, if it is another one. `Err`: what people should know, once.
     pub(super) fn settle(&mut self, balance: Balance, lives: &Lives) -> Result<(), String> {
-        let through = self.order.iter().find_map(|id| if *id == DOOR { self.door.as_ref() } else { Some(&self.lanes.get(id)?.socket) });
+        let through =
+            self.order.iter().find_map(|id| if *id == DOOR { self.door.as_ref() } else { Some(&self.lanes.get(id)?.socket) });
         let Some(through) = through else { return Ok(()) };
         let door = (0_u32..).zip(&self.order).find(|(_, id)| **id == DOOR);
         let mut program = std::mem::take(&mut self.program);

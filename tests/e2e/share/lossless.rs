@@ -160,7 +160,7 @@ fn a_stop_under_load_fails_nothing_that_was_established() {
         [("go", &["graceful", "wait=1"][..]), ("go", &["wait=1"]), ("node", &["wait=1"]), ("python", &["wait=1"])]
     {
         let port = free_port();
-        let Some(cluster) = started(name, port, words, &[("DRAIN_DELAY", "300ms")]) else { return };
+        let Some(cluster) = started(name, port, words, &[("DRAIN_DELAY", "300ms"), GRACE]) else { return };
         let load = Load::start(local(port), &["clients=8", "think=20ms"]);
         all_serve(&cluster, local(port), "/", WORKERS);
         let (code, _, err) = cluster.stop();

@@ -57,7 +57,7 @@ fn serves_everywhere(make: impl Fn(&Stage) -> Option<Server>) {
 }
 
 fn serves(who: Who, workers: usize, stage: &Stage, server: &Server) {
-    let mut launch = who.launch(Mode::Pid1, stage, &borrowed(&server.command)).set("WORKERS", workers);
+    let mut launch = who.launch(Mode::Pid1, stage, &borrowed(&server.command)).set("WORKERS", workers).set("GRACE", "60s");
     for (name, value) in &server.settings {
         launch = launch.env(name, value);
     }
