@@ -19,7 +19,7 @@ LABEL org.opencontainers.image.title="clusterinit" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0"
 COPY --from=build /out/clusterinit /clusterinit
 USER 65532:65532
-# Docker only shows this; Kubernetes has probes of its own (k8s/deployment.yaml).
+# Docker only shows this; Kubernetes has probes of its own (k8s/base).
 HEALTHCHECK --interval=5s --timeout=3s CMD ["/clusterinit", "healthcheck"]
 ENTRYPOINT ["/clusterinit"]
 CMD ["--help"]

@@ -44,6 +44,10 @@ build-static:
 containers:
     .ci/step containers
 
+# the manifests of k8s/; needs `.ci/install k8s`; as root also under their limits
+k8s:
+    .ci/step k8s
+
 # beside tini, dumb-init, catatonit and plain C; as root, about five minutes
 bench *measures:
     bench/run {{ measures }}
@@ -66,7 +70,7 @@ msrv:
 
 # packages that the steps need; as root, Debian or Ubuntu
 install:
-    .ci/install build test node containers bench scripts deny
+    .ci/install build test node containers bench scripts deny k8s
 
 # everything, as root
 ci:
