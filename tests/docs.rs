@@ -1,4 +1,20 @@
-//! The documents and the source tree agree: the map names every file and no other, and the bounds of the house hold.
+//! The documents and the source tree agree: the map names every file and no other, the bounds of the house hold, and what the pages show
+//! of settings, commands, log lines and tables is what the code has.
+
+#[path = "docs/commands.rs"]
+mod commands;
+#[path = "docs/lines.rs"]
+mod lines;
+#[path = "docs/links.rs"]
+mod links;
+#[path = "../examples/manuals/mod.rs"]
+mod manuals;
+#[path = "docs/pages.rs"]
+mod pages;
+#[path = "docs/settings.rs"]
+mod settings;
+#[path = "docs/tables.rs"]
+mod tables;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -88,5 +104,23 @@ fn the_map_of_unsafe_is_complete() -> io::Result<()> {
 fn the_readme_is_short() -> io::Result<()> {
     let lines = read("README.md")?.lines().count();
     assert!(lines <= LONGEST_README, "README.md has {lines} lines of {LONGEST_README}");
+    Ok(())
+}
+
+#[test]
+fn what_is_generated_is_up_to_date() -> io::Result<()> {
+    for (path, text) in manuals::all() {
+        assert!(read(path)? == text, "{path} is out of date: cargo run --example manual");
+    }
+    Ok(())
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a test waits for the shell that it starts")]
+fn the_completion_for_bash_completes() -> io::Result<()> {
+    let script = ". completions/clusterinit.bash; COMP_WORDS=(clusterinit status --a); COMP_CWORD=2; _clusterinit; echo ${COMPREPLY[*]}; \
+                  COMP_WORDS=(clusterinit re); COMP_CWORD=1; _clusterinit; echo ${COMPREPLY[*]}";
+    let output = std::process::Command::new("bash").args(["-c", script]).current_dir(root()).output()?;
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "--addr\nreload restart\n");
     Ok(())
 }
