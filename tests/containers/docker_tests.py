@@ -12,6 +12,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -28,6 +29,23 @@ CMD ["/server"]
 """
 JOB = """FROM clusterinit
 COPY . /
+"""
+# What releases set as build arguments; VERSION is the Dockerfile's own.
+STAMPS = {"SOURCE": "https://example.org/clusterinit", "REVISION": "0123abc"}
+# Asks until there is an answer, and tells when that was.
+POLL = """
+import socket, sys, time
+print("polling", flush=True)
+while True:
+    try:
+        with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 1) as client:
+            client.sendall(b"GET / HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n")
+            if client.recv(4096).startswith(b"HTTP/1.1 200"):
+                break
+    except OSError:
+        pass
+    time.sleep(0.001)
+print(time.monotonic(), flush=True)
 """
 
 
@@ -80,19 +98,32 @@ class Docker:
             raise Failed("the Dockerfile's last stage is not FROM scratch")
         text, places = re.subn(r"^COPY --from=build \S+/clusterinit ", "COPY clusterinit ", last_stage[0], flags=re.M)
         expect("lines of the last stage that copy the binary", places, 1)
-        self.build("clusterinit", text, [self.lab.root / "clusterinit"])
+        stamps = [word for name, value in STAMPS.items() for word in ("--build-arg", f"{name}={value}")]
+        self.build("clusterinit", text, [self.lab.root / "clusterinit"], *stamps)
         programs = self.lab.programs()
         self.build("app", APP, programs)
         self.build("job", JOB, [*programs, shutil.which("busybox")])
 
-    def build(self, name, dockerfile, files):
+    def build(self, name, dockerfile, files, *words):
         context = self.folder / f"image-{name}"
         context.mkdir()
         (context / "Dockerfile").write_text(dockerfile)
         (context / ".dockerignore").write_text("Dockerfile\n.dockerignore\n")
         for file in files:
             shutil.copy(file, context)
-        self.done("build", "-q", "-t", name, context)
+        self.done("build", "-q", "-t", name, *words, context)
+
+    @contextlib.contextmanager
+    def polling(self, port):
+        """A client that asks a published port all the time. Its value tells, by the monotonic clock, when it had the first answer."""
+        command = ["nsenter", "-t", str(self.daemon.pid), "-n", "--", sys.executable, "-c", POLL, str(port)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        try:
+            expect("its first line", process.stdout.readline(), "polling\n")
+            yield lambda: float(process.communicate(timeout=LONGEST_WAIT)[0])
+        finally:
+            process.kill()
+            process.communicate()
 
     @contextlib.contextmanager
     def running(self, *words):
