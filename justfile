@@ -36,6 +36,10 @@ advisories:
 scripts:
     .ci/step scripts
 
+# actionlint and zizmor on .github/workflows; `.ci/install workflows` brings them
+lint-workflows:
+    .ci/step workflows
+
 # the binary that is shipped, with its size checked
 build-static:
     .ci/step build-static
@@ -47,6 +51,14 @@ containers:
 # the manifests of k8s/; needs `.ci/install k8s`; as root also under their limits
 k8s:
     .ci/step k8s
+
+# the image from source, and the examples on the official base images; needs Docker and a registry
+image:
+    .ci/step image
+
+# a tenth of each benchmark, to see that all of it runs; as root
+bench-quick:
+    .ci/step bench-quick
 
 # beside tini, dumb-init, catatonit and plain C; as root, about five minutes
 bench *measures:
@@ -68,9 +80,37 @@ bench-node *measures:
 msrv:
     .ci/step msrv
 
-# packages that the steps need; as root, Debian or Ubuntu
+# each fuzz target for so many seconds; `.ci/install fuzz`
+fuzz seconds="60":
+    .ci/step fuzz {{ seconds }}
+
+# faults in the core that no test sees: about a minute for each hundred lines; `.ci/install mutants`
+mutants *files:
+    .ci/step mutants {{ files }}
+
+# undefined behaviour in the pure modules; `.ci/install miri`
+miri *modules:
+    .ci/step miri {{ modules }}
+
+# the oldest dependencies that Cargo.toml allows; `.ci/install minimal-versions`
+minimal-versions:
+    .ci/step minimal-versions
+
+# a cluster under load, with kills, reloads and scales at random: what PID 1 holds at the end, and what was lost
+soak minutes="10" *seed:
+    .ci/step soak {{ minutes }} {{ seed }}
+
+# archive, SBOM and checksums of a release, for this machine's architecture; `.ci/install build dist`
+dist:
+    .ci/step dist
+
+# what CHANGELOG.md says of this version
+notes:
+    .ci/step notes
+
+# packages that the steps need; Debian or Ubuntu
 install:
-    .ci/install build test node containers bench scripts deny k8s
+    .ci/install build test node containers bench scripts workflows k8s deny
 
 # everything, as root
 ci:
