@@ -9,6 +9,7 @@
 //! | [`sys`] | one kernel facility per file, no policy | the words of `cluster`, `config::User`, the clock |
 //! | [`notify`], [`listen`] | `sd_notify` and socket activation | `cluster`, `config` |
 //! | [`share`] | one port, many workers | `sys`, the words of `cluster`, `config` |
+//! | [`output`] | what workers write, line by line; no I/O | nothing of ours |
 //! | [`node`] | Node's cluster protocol | `share`, `sys`, the words of `cluster` |
 //! | [`control`], [`http`] | who asks for something; who looks | `cluster`, `sys`, the clock |
 //! | [`plan`] | configuration and machine become a policy | `cluster`, `config`, `sys` |
@@ -64,6 +65,7 @@ pub mod http;
 pub mod listen;
 pub mod node;
 pub mod notify;
+pub mod output;
 pub mod plan;
 pub mod runtime;
 pub mod share;

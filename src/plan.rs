@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::cluster::policy::{Policy, ReadyMode, Restart};
 use crate::cluster::sizing::{Caps, Inputs, Rule, Sizing};
 use crate::cluster::status::Facts;
-use crate::config::{self, Config, Ready, Share, WorkerMemory, Workers};
+use crate::config::{self, Config, Output, Ready, Share, WorkerMemory, Workers};
 use crate::node::command::{self, Script};
 use crate::share::probe::{self, Refusal, Works};
 use crate::sys::affinity;
@@ -100,6 +100,8 @@ pub struct Plan {
     pub facts: Facts,
     pub sizing: Sizing,
     pub sharing: Sharing,
+    /// `OUTPUT=prefix` is in force.
+    pub prefixes: bool,
     /// What the start says about the choices that were made, one log line each.
     pub lines: Vec<String>,
 }
@@ -119,9 +121,16 @@ impl Plan {
         }
         lines.extend(sizing.warnings.iter().cloned());
         lines.extend(sharing.lines(config, sizing.with_sharing));
-        let facts =
+        let mut facts =
             Facts { memory_enforced_by: enforced_by, worker_cap_bytes: sizing.share.memory, ..facts(config, machine, &sharing) };
-        Self { policy, facts, sizing, sharing, lines }
+        let asks = config.output == Output::Prefix;
+        // Line by line, a shell could not even show its prompt.
+        let interactive = machine.stdin_is_terminal && sizing.workers == 1;
+        if asks && interactive {
+            let why = "stdin is a terminal, so the only worker has it to itself";
+            facts.not_in_force.push(format!("OUTPUT=prefix: {why}"));
+        }
+        Self { policy, facts, sizing, sharing, prefixes: asks && !interactive, lines }
     }
 }
 

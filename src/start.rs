@@ -204,6 +204,7 @@ fn prepare(
         actions: config.signals.clone(),
         left_alone: leave_job_control_alone(),
         side_port,
+        prefixes: plan.prefixes,
         instance: Instance::own().unwrap_or(Instance { mnt: 0, pid: 0 }),
         termination_log: config.termination_log.clone(),
         started,

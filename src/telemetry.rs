@@ -5,13 +5,17 @@
 //! regular file: it never blocks, and two descriptions would write over each other.) Where that is not possible,
 //! a write is tried with `RWF_NOWAIT`, and where the kernel does not know that either, only after `poll` says that there is room.
 //! What cannot be written at once is dropped and counted; the next line that gets through says how many there were.
+//!
+//! Where workers' lines go to the same stderr by our hand (`runtime/output.rs`) and one of them is half written, log lines
+//! are [held](hold) and written by that hand.
 #![expect(unsafe_code, reason = "pwritev2, which nix does not have; standard descriptors by number")]
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
@@ -27,6 +31,12 @@ const LONGEST_LINE: usize = 4096;
 
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
+/// Bytes of log lines that are held at most.
+const MOST_HELD: usize = 64 * 1024;
+
+/// Log lines that wait for what is on its way to stderr; `None`: they are written at once.
+static HELD: Mutex<Option<Vec<u8>>> = Mutex::new(None);
+
 /// Starts logging. `filter` was checked when the configuration was read; a second call changes nothing.
 pub fn start(filter: &str, format: LogFormat) {
     let targets: Targets = filter.parse().unwrap_or_else(|_| Targets::new().with_default(tracing::Level::INFO));
@@ -37,6 +47,33 @@ pub fn start(filter: &str, format: LogFormat) {
         LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
     };
     debug_assert!(outcome.is_ok());
+}
+
+/// From now on log lines are kept, for [`held`].
+pub fn hold() {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default();
+}
+
+/// What was kept until now.
+pub fn held() -> Vec<u8> {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(std::mem::take).unwrap_or_default()
+}
+
+/// From now on log lines are written at once. What was kept comes back.
+pub fn let_go() -> Vec<u8> {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
+}
+
+/// Whether the line was kept, or had to be dropped because too many are.
+fn is_held(line: &[u8]) -> bool {
+    let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(held) = held.as_mut() else { return false };
+    if held.len() + line.len() <= MOST_HELD {
+        held.extend_from_slice(line);
+    } else {
+        DROPPED.fetch_add(1, Ordering::Relaxed);
+    }
+    true
 }
 
 /// One line for people where no log is set up: mistakes of usage and configuration. It does not wait either: PID 1 must end.
@@ -87,12 +124,22 @@ impl Sink {
         let _ = self.write_at_once(format!("{text}\n").as_bytes());
     }
 
-    fn write_at_once(&self, line: &[u8]) -> io::Result<usize> {
+    /// Writes as much as there is room for; `WouldBlock` where there is none.
+    pub fn write_at_once(&self, line: &[u8]) -> io::Result<usize> {
         match self {
             Self::Own(file) => (&*file).write(line),
             Self::Socket(number) => Ok(send(*number, line, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?),
             Self::Shared(number) => write_without_waiting(*number, line),
             Self::File(number) => Ok(nix::unistd::write(standard(*number), line)?),
+        }
+    }
+}
+
+impl AsFd for Sink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Own(file) => file.as_fd(),
+            Self::Shared(number) | Self::File(number) | Self::Socket(number) => standard(*number),
         }
     }
 }
@@ -112,8 +159,13 @@ fn write_without_waiting(number: RawFd, line: &[u8]) -> io::Result<usize> {
     }
     let error = io::Error::last_os_error();
     match error.raw_os_error() {
-        Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL) if has_room(standard(number)) => {
-            Ok(nix::unistd::write(standard(number), line)?)
+        Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL) if !has_room(standard(number)) => {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+        Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL) => {
+            // The room that `poll` tells of is no more than this.
+            let part = line.get(..LONGEST_LINE).unwrap_or(line);
+            Ok(nix::unistd::write(standard(number), part)?)
         }
         _ => Err(error),
     }
@@ -151,6 +203,9 @@ impl Drop for Line<'_> {
             && let Some(last) = self.text.last_mut()
         {
             *last = b'\n';
+        }
+        if is_held(&self.text) {
+            return;
         }
         let dropped = DROPPED.swap(0, Ordering::Relaxed);
         if dropped > 0 {

@@ -34,6 +34,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("control", &["cluster::event", "cluster::words", "sys"]),
     // The side port reads what is published and measures; it never asks the supervisor.
     ("http", &["cluster::status", "cluster::words", "runtime::clock", "sys"]),
+    // Bytes in, bytes out.
+    ("output", &[]),
     ("telemetry", &["config"]),
     ("exit", &["cluster::words"]),
     ("hints", &["cluster::sizing", "cluster::units"]),

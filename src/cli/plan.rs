@@ -263,6 +263,7 @@ fn effective(name: &str, config: &Config, plan: &Plan) -> Option<String> {
             None => "off".to_owned(),
             Some(node) => format!("on{}", if node.preload { "" } else { ",no-preload" }),
         }),
+        "OUTPUT" if !plan.prefixes => Some("inherit".to_owned()),
         "SIGNALS" => Some(signals(config)),
         _ => None,
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Balance, Config, Output, Ready, Share, SharePorts, StopWhen, WorkerMemory};
+use super::{Balance, Config, Ready, Share, SharePorts, StopWhen, WorkerMemory};
 use crate::cluster::policy::DrainDelay;
 
 /// Docker kills after 10 s.
@@ -65,7 +65,6 @@ pub fn not_in_force(config: &Config, shares: bool, node: bool) -> Vec<String> {
             config.stop_when == StopWhen::Quiet && !shares && !listens,
             "listeners that the server opens by itself are not known here, so the stop signal is sent at once",
         ),
-        ("OUTPUT", config.output == Output::Prefix, "workers' output is left as it is by this version"),
         ("READY", config.ready == Ready::Listen && !listens && !shares, "listening cannot be seen here; running is used instead"),
     ];
     let unmet = asks.into_iter().filter(|(_, asks, _)| *asks);
@@ -116,7 +115,6 @@ mod tests {
             ("BALANCE", "queue"),
             ("HANG_TIMEOUT", "5s"),
             ("STOP_WHEN", "quiet"),
-            ("OUTPUT", "prefix"),
             ("READY", "listen"),
         ];
         for (name, value) in asked {
@@ -150,6 +148,7 @@ mod tests {
             ("RUNTIME_HINTS", "off"),
             ("RUNTIME_HINTS", "on"),
             ("OUTPUT", "inherit"),
+            ("OUTPUT", "prefix"),
             ("READY", "running"),
             ("BALANCE", "queue"),
             ("BALANCE", "spread"),

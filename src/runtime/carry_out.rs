@@ -103,6 +103,7 @@ impl Runtime {
             Ok(started) => started,
             Err(error) => {
                 self.memory.forget(life, group);
+                self.output.forget(&self.poller, life);
                 return Err(error);
             }
         };
@@ -139,10 +140,12 @@ impl Runtime {
         group: Option<&Group>,
         channel: Option<&OwnedFd>,
     ) -> io::Result<Started> {
+        let output = self.output.open(&self.poller, life, slot)?;
         let handed = self.sharing.hand_out(life, slot)?;
         let descriptors: Vec<BorrowedFd<'_>> = handed.iter().filter_map(|handed| self.sharing.descriptor(*handed)).collect();
-        let channel = channel.map(AsFd::as_fd);
-        let started = self.launch.start(more, Handed { listeners: &descriptors, channel, group: group.map(Group::entrance) });
+        let (channel, output) = (channel.map(AsFd::as_fd), output.each_ref().map(|end| end.as_ref().map(AsFd::as_fd)));
+        let group = group.map(Group::entrance);
+        let started = self.launch.start(more, Handed { listeners: &descriptors, channel, output, group });
         match &started {
             Ok(_) => self.handed_out(life, &handed),
             Err(_) => self.release_ports(life),

@@ -71,6 +71,11 @@ impl Runtime {
                         self.turn(number);
                         1
                     }
+                    Token::Output(life, stream) => self.output.read(&self.poller, life, stream),
+                    Token::Outlet(number) => {
+                        self.output.flush(&self.poller, number);
+                        1
+                    }
                     Token::Deadline => {
                         self.timer.clear();
                         self.deadline_reached();
@@ -227,6 +232,7 @@ impl Runtime {
         // What it said last comes before its end.
         self.read_outcome(life);
         self.read_messages(life);
+        self.output.read_rest(&self.poller, life);
         // While it is a zombie its pid, and so its group's, is nobody else's.
         let members = self.lives.get(life).map_or_else(Vec::new, |body| body.members(strays, &self.known_strays));
         let rest = u32::try_from(members.len()).unwrap_or(u32::MAX);
@@ -272,6 +278,7 @@ impl Runtime {
                 self.poller.forget(calls.descriptor());
             }
             self.channel_gone(life);
+            self.output.tree_gone(&self.poller, life);
             self.release_ports(life);
         }
     }

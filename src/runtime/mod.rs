@@ -17,6 +17,7 @@
 //! | `retiring.rs` | which workers are being looked at so |
 //! | `token.rs` | what a readable descriptor stands for |
 //! | `node/` | Node's cluster protocol |
+//! | `output.rs` | what workers write, line by line |
 //! | `memory.rs` | what the core wants measured; what the OOM killer did |
 //! | `limits.rs` | limits that change while we run |
 //! | `requests.rs` | signals and control requests -> the core, or forwarded |
@@ -32,6 +33,7 @@ mod lines;
 mod lives;
 mod memory;
 mod node;
+mod output;
 mod queues;
 pub mod quiet;
 mod requests;
@@ -79,6 +81,7 @@ use limits::Limited;
 use lives::Lives;
 use memory::Memory;
 use node::Nodes;
+use output::Output;
 use retiring::Searches;
 use sharing::Sharing;
 use token::Token;
@@ -115,6 +118,8 @@ pub struct Setup {
     /// Signals that are not ours to catch (job control, where there is a terminal).
     pub left_alone: Vec<Signal>,
     pub side_port: Option<TcpListener>,
+    /// `OUTPUT=prefix` is in force.
+    pub prefixes: bool,
     pub instance: Instance,
     pub termination_log: PathBuf,
     pub started: Clock,
@@ -150,6 +155,7 @@ struct Runtime {
     lives: Lives,
     sharing: Sharing,
     nodes: Nodes,
+    output: Output,
     searches: Searches,
     memory: Memory,
     limited: Limited,
@@ -232,6 +238,7 @@ impl Runtime {
             lives: Lives::default(),
             sharing: Sharing::new(setup.broker, setup.handed_out),
             nodes: Nodes::new(setup.node, setup.launch.has_filter(), hang_timeout),
+            output: Output::new(setup.prefixes, setup.launch.user(), setup.started),
             launch: setup.launch,
             searches: Searches::default(),
             memory: Memory::new(setup.groups, hard_caps),
@@ -269,6 +276,7 @@ impl Runtime {
                 self.publish();
                 // Whoever asked for this end gets an answer: what is written to a local socket is written at once.
                 let_others_go_on().await;
+                self.output.finish(&self.poller).await;
                 return code;
             }
             self.publish();

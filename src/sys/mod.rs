@@ -17,6 +17,7 @@ pub mod memory;
 pub mod open_sockets;
 pub mod outcome;
 pub mod owners;
+pub mod pipe;
 pub mod poll;
 pub mod process;
 pub mod procfs;

@@ -56,7 +56,13 @@ impl Poller {
         Ok(self.set.get_ref().0.modify(descriptor.as_fd(), &mut event)?)
     }
 
-    pub fn forget(&self, descriptor: &OwnedFd) {
+    /// Tells when it takes bytes again, until it is [forgotten](Poller::forget).
+    pub fn watch_room(&self, descriptor: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        let event = EpollEvent::new(EpollFlags::EPOLLOUT, token);
+        Ok(self.set.get_ref().0.add(descriptor, event)?)
+    }
+
+    pub fn forget(&self, descriptor: impl AsFd) {
         // One that was never watched is not there to be taken out.
         let _ = self.set.get_ref().0.delete(descriptor.as_fd());
     }

@@ -72,6 +72,8 @@ pub struct Handed<'a> {
     pub listeners: &'a [BorrowedFd<'a>],
     /// It becomes [`Terms::channel`].
     pub channel: Option<BorrowedFd<'a>>,
+    /// They become stdout and stderr; `None`: it has ours.
+    pub output: [Option<BorrowedFd<'a>>; 2],
     /// The `cgroup.procs` of the group that it enters before all else.
     pub group: Option<BorrowedFd<'a>>,
 }
@@ -132,6 +134,11 @@ impl Launch {
         self.terms.filter.is_some()
     }
 
+    /// Who workers are, where they are not who we are.
+    pub fn user(&self) -> Option<User> {
+        self.terms.user
+    }
+
     pub fn channel_number(&self) -> Option<RawFd> {
         self.terms.channel
     }
@@ -166,7 +173,14 @@ impl Launch {
     pub fn start(&self, more: &[(&str, OsString)], handed: Handed<'_>) -> io::Result<Started> {
         let first_free = first_free(self.terms.listeners).max(self.terms.channel.map_or(0, |number| number + 1));
         debug_assert_eq!(handed.listeners.len(), self.terms.listeners);
-        debug_assert!(handed.listeners.iter().chain(&handed.channel).all(|descriptor| descriptor.as_raw_fd() >= first_free));
+        debug_assert!(
+            handed
+                .listeners
+                .iter()
+                .chain(&handed.channel)
+                .chain(handed.output.iter().flatten())
+                .all(|descriptor| descriptor.as_raw_fd() >= first_free)
+        );
         let mut environment: Vec<CString> = self.environment.clone();
         for (name, value) in more {
             environment.retain(|entry| !is_named(entry, name));
@@ -215,7 +229,9 @@ impl Launch {
             return failed;
         }
         let channel = self.terms.channel.zip(start.handed.channel.as_ref());
-        for (number, descriptor) in (LISTEN_FDS_START..).zip(start.handed.listeners).chain(channel) {
+        let output = (libc::STDOUT_FILENO..).zip(&start.handed.output);
+        let output = output.filter_map(|(number, descriptor)| Some((number, descriptor.as_ref()?)));
+        for (number, descriptor) in (LISTEN_FDS_START..).zip(start.handed.listeners).chain(channel).chain(output) {
             // SAFETY: numbers only; dup2 also clears close-on-exec in the copy.
             if unsafe { libc::dup2(descriptor.as_raw_fd(), number) } < 0 {
                 return Failed { step: Step::Listeners, errno: last_errno() };

@@ -121,7 +121,14 @@ fn every_setting_is_there_with_its_origin() {
         assert_eq!(origin, Some(expected), "{}\n{page}", variable.name);
     }
     assert!(page.contains("  GRACE             set      3s\n"), "{page}");
-    assert!(page.contains("\nnot in force\n  OUTPUT=prefix: "), "{page}");
+    assert!(page.contains("  OUTPUT            set      prefix\n") && !page.contains("not in force"), "{page}");
+    // Of a shell on a terminal not even the prompt would be seen.
+    let terminal = Machine { stdin_is_terminal: true, ..machine() };
+    let page = printed(&[("CLUSTERINIT_OUTPUT", "prefix")], &terminal);
+    assert!(page.contains("  OUTPUT            set      inherit (prefix)\n"), "{page}");
+    assert!(page.contains("\nnot in force\n  OUTPUT=prefix: stdin is a terminal"), "{page}");
+    let page = printed(&[("CLUSTERINIT_OUTPUT", "prefix"), ("CLUSTERINIT_WORKERS", "2")], &terminal);
+    assert!(page.contains("  OUTPUT            set      prefix\n") && !page.contains("not in force"), "{page}");
 }
 
 #[test]

@@ -21,7 +21,7 @@ impl Runtime {
                 let text = format!("a message to {whom:?} was dropped: allowed: \"all\", \"others\" or the number of a slot");
                 self.remark(life, "nobody", &text);
             }
-            Route::Log(text) => self.nodes.stdout.say(&text),
+            Route::Log(text) => self.written_for(life, &text),
             Route::Metrics { request, metrics } => self.collect(life, request, &metrics),
             Route::Unknown(name) => {
                 let text = format!(
@@ -30,6 +30,14 @@ impl Runtime {
                 );
                 self.remark(life, &name, &text);
             }
+        }
+    }
+
+    /// What a program leaves to its primary to write goes where all that it writes goes.
+    fn written_for(&mut self, life: Life, text: &str) {
+        let Some(slot) = self.nodes.peers.get(&life).map(|peer| peer.slot) else { return };
+        if !self.output.say(&self.poller, slot, text) {
+            self.nodes.stdout.say(text);
         }
     }
 
