@@ -17,6 +17,8 @@ mod node;
 #[cfg(test)]
 mod notify;
 #[cfg(test)]
+mod output;
+#[cfg(test)]
 mod plan;
 #[cfg(test)]
 mod reaping;

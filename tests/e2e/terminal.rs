@@ -101,6 +101,21 @@ fn a_shell_has_job_control() {
     }
 }
 
+/// Line by line it would never show its prompt.
+#[test]
+fn a_shell_has_the_terminal_though_its_lines_were_to_be_prefixed() {
+    for mode in modes() {
+        let build = |launch: Launch| launch.env("PS1", "ready> ").set("OUTPUT", "prefix");
+        let (cluster, mut terminal) = on_terminal(mode, &["sh", "-i"], build);
+        terminal.until_shown(&cluster, "ready> ");
+        terminal.types("test -t 1 && echo $((6 * 7))\n");
+        terminal.until_shown(&cluster, "\n42\r\n");
+        terminal.until_shown(&cluster, "OUTPUT=prefix: stdin is a terminal");
+        terminal.types("exit 5\n");
+        assert_eq!(cluster.wait_exit(), 5, "{mode:?}: {}", terminal.screen());
+    }
+}
+
 #[test]
 fn ctrl_c_ends_the_one_worker_by_int() {
     for mode in modes() {

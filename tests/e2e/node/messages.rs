@@ -162,16 +162,20 @@ fn lines_of_log4js_are_written_to_stdout() {
         const event = [{ startTime: "1", categoryName: "2", data: "3", level: "4", context: "5", pid: 1, error: "6" }, "2026-11-30T12:00:00.000Z",
           "web", ["7", SLOT], { level: 20000, levelStr: "8", colour: "9" }, {}, "__LOG4JS_undefined__", "hello from %s", "INFO", "green"];
         server().listen(PORT, () => process.send({ topic: "log4js:message", data: JSON.stringify(event) }));"#;
-    let cluster = launch(Mode::Plain, &node, &program(&stage, text), port).start();
-    serves(&cluster, port);
-    for slot in 0..WORKERS {
-        cluster.until("its line is there", |cluster| {
-            let is_it = |line: &str| line.contains("[INFO] web - hello from") && line.ends_with(&slot.to_string());
-            cluster.out().lines().any(|line| line.starts_with("[2026-11-30T12:00:00.000Z] ") && is_it(line))
-        });
+    for output in ["inherit", "prefix"] {
+        let cluster = launch(Mode::Plain, &node, &program(&stage, text), port).set("OUTPUT", output).start();
+        serves(&cluster, port);
+        for slot in 0..WORKERS {
+            let label = if output == "prefix" { format!("[worker {slot}] ") } else { String::new() };
+            let start = format!("{label}[2026-11-30T12:00:00.000Z] ");
+            cluster.until("its line is there", |cluster| {
+                let is_it = |line: &str| line.contains("[INFO] web - hello from") && line.ends_with(&slot.to_string());
+                cluster.out().lines().any(|line| line.starts_with(&start) && is_it(line))
+            });
+        }
+        assert_eq!(log_lines(&cluster, &["WARN"]), 0, "{}", cluster.story());
+        stops(cluster);
     }
-    assert_eq!(log_lines(&cluster, &["WARN"]), 0, "{}", cluster.story());
-    stops(cluster);
 }
 
 #[test]
