@@ -129,16 +129,17 @@ fn a_reader_that_does_not_read_stops_nobody_and_is_told_what_it_missed() {
         let clock = Stopwatch::start();
         assert_eq!(cluster.get("/healthz").0, 200);
         assert!(clock.elapsed() < PROMPT, "{:?}", clock.elapsed());
-        assert!(cluster.log_line(&["were dropped"]).is_none(), "not while nobody reads");
         let text = read_to_end(reader);
-        let told = cluster.until_log(&["lines of worker 0 were dropped: stdout is not read fast enough"]);
+        cluster.until_log(&["lines of worker 0 were dropped: stdout is not read fast enough"]);
         let (code, _, err) = cluster.stop();
         assert_eq!(code, 0, "{err}");
-        let dropped = told.split_once(" lines of worker").and_then(|(head, _)| head.rsplit(' ').next()?.parse::<usize>().ok());
+        // Once, or more often where this machine is so slow that ten seconds have passed.
+        let told = err.lines().filter_map(|line| line.split_once(" lines of worker 0 were dropped: ")?.0.rsplit(' ').next());
+        let dropped: usize = told.map(|number| number.parse::<usize>().expect("a number")).sum();
         let text = text.join().expect("read");
         let numbers: Vec<usize> = by_worker(&text)[&Some(0)].iter().map(|line| whole(line, 100)).collect();
         assert!(numbers.is_sorted() && numbers.len() > 1000, "{}", numbers.len());
-        assert_eq!(numbers.len() + dropped.expect("a number"), LINES, "{told}");
+        assert_eq!(numbers.len() + dropped, LINES, "{err}");
     }
 }
 
