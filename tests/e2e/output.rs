@@ -94,7 +94,7 @@ fn last_words_come_before_the_end_and_get_their_newline() {
         let script = "printf 'out of '; printf dying >&2; kill -9 $$";
         let cluster = Launch::of(mode, &["sh", "-c", script]).set("OUTPUT", "prefix").set("WORKERS", 1).set("RESTART", "never");
         let (code, out, err) = cluster.start().finish();
-        assert_eq!((code, out.as_str()), (137, "[worker 0] out of \n"));
+        assert_eq!((code, out.as_str()), (137, "[worker 0] out of \n"), "{err}");
         let at = |text: &str| err.find(text).unwrap_or_else(|| panic!("{text:?} in {err}"));
         assert!(at("\n[worker 0] dying\n") < at("worker ended"), "{err}");
     }
