@@ -28,8 +28,7 @@ impl Supervisor {
         if worker.meter.out_of_memory && matches!(status, ExitStatus::Signal { signal: Signal::KILL, .. }) {
             worker.purpose = Some(Reason::Memory);
         }
-        let by_itself = if status == ExitStatus::Code(0) { Reason::Exit } else { Reason::Crash };
-        let reason = worker.purpose.unwrap_or(by_itself);
+        let reason = worker.purpose.unwrap_or(own_reason(status));
         let verdict = restart::verdict(&self.policy, self.ending(now, &worker, status));
         if worker.exec_failure.is_none() {
             self.note(Note::Ended { slot: worker.slot, pid: worker.pid_for_log(), status, reason, rest });
@@ -179,11 +178,8 @@ impl Supervisor {
         if by_itself && self.ends_with_first(now, slot, ended.status) {
             return;
         }
-        if by_itself
-            && ended.verdict != Verdict::Done
-            && let Some(state) = self.slots.get_mut(slot)
-        {
-            state.restarts = state.restarts.saturating_add(1);
+        if ended.verdict != Verdict::Done {
+            self.count_restart(slot, worker.purpose.unwrap_or(own_reason(ended.status)));
         }
         match ended.verdict {
             Verdict::ReplaceNow => {
@@ -248,4 +244,9 @@ impl Supervisor {
         self.slots.remove(slot);
         self.finish_if_all_done(now);
     }
+}
+
+/// Why a worker ended that nobody had asked to.
+fn own_reason(status: ExitStatus) -> Reason {
+    if status == ExitStatus::Code(0) { Reason::Exit } else { Reason::Crash }
 }

@@ -25,6 +25,7 @@ pub mod sizing;
 mod slots;
 pub mod status;
 mod supervisor;
+mod tally;
 #[cfg(test)]
 mod timetable;
 pub mod units;

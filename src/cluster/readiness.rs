@@ -66,12 +66,19 @@ impl Supervisor {
         if presumed {
             self.note(Note::CountsAsReady { slot, pid, after });
         } else {
-            self.learned.slowest_start = self.learned.slowest_start.max(after);
+            self.learn_duration(slot, after);
             self.note(Note::Ready { slot, pid, after });
         }
         self.successor_ready(now, life);
         if slot == Slot(0) && !self.learned.others_follow {
             self.let_others_follow(now, true);
+        }
+    }
+
+    fn learn_duration(&mut self, slot: Slot, took: Duration) {
+        self.learned.slowest_start = self.learned.slowest_start.max(took);
+        if let Some(state) = self.slots.get_mut(slot) {
+            state.last_start = Some(took);
         }
     }
 
@@ -112,7 +119,7 @@ impl Supervisor {
             // Late, but sure now, and it tells how long a start takes.
             Phase::Ready | Phase::Hung { .. } if worker.presumed => {
                 self.roster.update(life, |worker| worker.presumed = false);
-                self.learned.slowest_start = self.learned.slowest_start.max(after);
+                self.learn_duration(slot, after);
                 self.note(Note::Ready { slot, pid, after });
             }
             Phase::Forking

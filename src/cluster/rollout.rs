@@ -228,6 +228,7 @@ impl Supervisor {
     fn note_end_of_reload(&mut self, now: Time) {
         if self.rollout.is_reloading() && !self.rollout.is_queued(Cause::Reload) {
             self.rollout.reload = Reload { state: ReloadState::Done, reason: None, at: Some(now) };
+            self.tally.reloads_done += 1;
             self.note(Note::ReloadDone { generation: self.generation });
         }
         if !self.rollout.is_reloading() && self.rollout.again {
@@ -243,11 +244,7 @@ impl Supervisor {
             return;
         }
         self.slots.occupy(slot, Occupancy::Worker(life));
-        if matches!(cause, Cause::Hung | Cause::Memory)
-            && let Some(state) = self.slots.get_mut(slot)
-        {
-            state.restarts = state.restarts.saturating_add(1);
-        }
+        self.count_restart(slot, cause.reason());
         self.rollout.current = predecessor.map(|life| Replacement { slot, cause, stage: Stage::Leaving(life) });
         if let Some(predecessor) = predecessor {
             self.stop_worker(now, predecessor, cause.reason(), now + self.policy.grace);
@@ -304,6 +301,7 @@ impl Supervisor {
         self.rollout.queue.retain(|queued| queued.cause != Cause::Reload);
         if self.rollout.is_reloading() {
             self.rollout.reload = Reload { state: ReloadState::Aborted, reason: Some(why.to_owned()), at: Some(now) };
+            self.tally.reloads_aborted += 1;
             self.note(Note::ReloadAborted { reason: why.to_owned() });
         }
     }
@@ -334,6 +332,7 @@ impl Supervisor {
         if self.rollout.is_reloading() {
             let reason = Some("the cluster stops".to_owned());
             self.rollout.reload = Reload { state: ReloadState::Aborted, reason, at: Some(now) };
+            self.tally.reloads_aborted += 1;
         }
     }
 

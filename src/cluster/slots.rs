@@ -1,8 +1,9 @@
 //! The slots: who is in each, what it waits for, and its history.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use super::status::LastExit;
+use super::status::{LastExit, Restarts};
 use super::words::{ExitStatus, Life, Slot, Time};
 
 #[derive(Clone, Debug)]
@@ -12,8 +13,9 @@ pub(super) struct SlotState {
     pub(super) failures: u32,
     /// Refused forks in a row.
     pub(super) refusals: u32,
-    /// Replacements after exit, crash, hung and start-timeout.
-    pub(super) restarts: u32,
+    pub(super) restarts: Restarts,
+    /// From the fork to being ready, of the worker that got so far last.
+    pub(super) last_start: Option<Duration>,
     pub(super) last_exit: Option<LastExit>,
     /// The wait after these failures was cut short once, because connections wait in a queue of this slot.
     pub(super) hurried: bool,
@@ -50,7 +52,8 @@ impl SlotState {
             occupancy: Occupancy::Waiting,
             failures: 0,
             refusals: 0,
-            restarts: 0,
+            restarts: Restarts::default(),
+            last_start: None,
             last_exit: None,
             hurried: false,
             queue_waits_until: None,

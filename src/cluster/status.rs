@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::words::{ExitStatus, Life, Pid, Slot, Time};
+pub use super::tally::{Restarts, Tally};
+use super::words::{ExitStatus, Life, Pid, Signal, Slot, Time};
 
 /// One consistent picture of the cluster, as of the last event.
 #[derive(Clone, Debug)]
@@ -27,6 +28,9 @@ pub struct Snapshot {
     /// waiting. `None` while all is well and during a stop.
     pub unhealthy_from: Option<Time>,
     pub orphans_reaped: u64,
+    pub tally: Tally,
+    /// How often each signal arrived. As the runtime sees it: no decision depends on it.
+    pub signals: BTreeMap<Signal, u64>,
     pub reload: Reload,
     /// What the workers listen on, as far as it is known.
     pub shared: Arc<Shared>,
@@ -143,6 +147,10 @@ pub struct Row {
     pub started: Option<Time>,
     /// Replacements in this slot after exit, crash, memory, hung and start-timeout.
     pub restarts: u32,
+    /// All replacements in this slot, also those that were asked for.
+    pub restarts_by: Restarts,
+    /// From the fork to being ready, of the worker of this slot that got so far last.
+    pub last_start: Option<Duration>,
     /// What its tree may use, given to it at its start; for a slot without a worker what the next one gets.
     pub memory_cap_bytes: Option<u64>,
     /// When the next start is due, for a slot in backoff.
@@ -199,4 +207,21 @@ pub enum Reason {
     Scale,
     /// The cluster stops.
     Stop,
+}
+
+impl Reason {
+    /// As it is written everywhere: in JSON, in log lines, in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exit => "exit",
+            Self::Crash => "crash",
+            Self::Memory => "memory",
+            Self::Hung => "hung",
+            Self::StartTimeout => "start-timeout",
+            Self::Reload => "reload",
+            Self::Lifetime => "lifetime",
+            Self::Scale => "scale",
+            Self::Stop => "stop",
+        }
+    }
 }

@@ -27,7 +27,7 @@ use super::rollout::Rollout;
 use super::roster::Roster;
 use super::shutdown::{Course, Outcome};
 use super::slots::{Occupancy, Slots};
-use super::status::Facts;
+use super::status::{Facts, Reason, Tally};
 use super::words::{Life, Pid, Slot, Time};
 use super::worker::{Asked, Phase, Worker, earliest};
 
@@ -47,6 +47,7 @@ pub struct Supervisor {
     pub(super) memory: Memory,
     pub(super) resize: Resize,
     pub(super) orphans_reaped: u64,
+    pub(super) tally: Tally,
     pub(super) jitter: Jitter,
     next_life: u64,
     pub(super) effects: Vec<Effect>,
@@ -99,6 +100,7 @@ impl Supervisor {
             memory: Memory::default(),
             resize: Resize::new(&policy.inputs),
             orphans_reaped: 0,
+            tally: Tally::default(),
             jitter,
             next_life: 0,
             effects: Vec::new(),
@@ -326,6 +328,14 @@ impl Supervisor {
         match permanent {
             Some(code) if !self.learned.executed => self.finish(now, code, Finish::CannotExecute { why }),
             Some(_) | None => self.note(Note::ExecFailed { slot, why }),
+        }
+    }
+
+    /// The worker of this slot has a successor, or will have one.
+    pub(super) fn count_restart(&mut self, slot: Slot, reason: Reason) {
+        self.tally.restarts.count(reason);
+        if let Some(state) = self.slots.get_mut(slot) {
+            state.restarts.count(reason);
         }
     }
 

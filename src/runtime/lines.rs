@@ -188,15 +188,5 @@ fn ms(duration: Duration) -> Duration {
 }
 
 fn word(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Exit => "exit",
-        Reason::Crash => "crash",
-        Reason::Memory => "memory",
-        Reason::Hung => "hung",
-        Reason::StartTimeout => "start-timeout",
-        Reason::Reload => "reload",
-        Reason::Lifetime => "lifetime",
-        Reason::Scale => "scale",
-        Reason::Stop => "stop",
-    }
+    reason.name()
 }

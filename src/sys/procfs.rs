@@ -13,6 +13,9 @@ use crate::cluster::words::{Pid, Signal};
 /// What every process of a worker has in its environment, unless it was cleaned.
 pub const NOTIFY_SOCKET: &[u8] = b"NOTIFY_SOCKET=";
 
+/// Bytes: what we want of the line of `/proc/PID/stat` is in the first half of them.
+const STAT_LINE: usize = 1024;
+
 /// One line of `/proc/PID/stat`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stat {
@@ -76,8 +79,10 @@ pub fn mask(status: &str, name: &str) -> Option<u64> {
 }
 
 pub fn stat(pid: Pid) -> Option<Stat> {
-    let bytes = fs::read(root()?.join(format!("{pid}/stat"))).ok()?;
-    parse_stat(&String::from_utf8_lossy(&bytes))
+    // With one read: `fs::read` takes six for a file that says nothing of its size, and this is read of every process there is.
+    let mut line = [0; STAT_LINE];
+    let length = fs::File::open(root()?.join(format!("{pid}/stat"))).ok()?.read(&mut line).ok()?;
+    parse_stat(&String::from_utf8_lossy(line.get(..length)?))
 }
 
 /// All processes that `/proc` shows, in no particular order; `None` where there is no `/proc` of ours.

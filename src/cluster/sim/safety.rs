@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::cluster::effect::{Effect, Finish, Note};
 use crate::cluster::event::{Event, ExecFailure, Notice, Request};
 use crate::cluster::policy::{Policy, ReadyMode};
-use crate::cluster::status::{ReloadState, Row, RowState, Snapshot, State};
+use crate::cluster::status::{ReloadState, Restarts, Row, RowState, Snapshot, State, Tally};
 use crate::cluster::words::{ExitStatus, Life, Pid, Signal, Slot, Time};
 
 pub(crate) struct Safety {
@@ -31,6 +31,8 @@ pub(crate) struct Safety {
     exit: Exit,
     /// The limits have changed: how far it may be scaled is told by what was done.
     resized: bool,
+    /// As of the last step.
+    counted: Tally,
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, each of which becomes true once")]
@@ -120,6 +122,7 @@ impl Safety {
             ended: false,
             exit: Exit::default(),
             resized: false,
+            counted: Tally::default(),
         }
     }
 
@@ -355,7 +358,7 @@ impl Safety {
         }
     }
 
-    pub(crate) fn after_step(&self, now: Time, snapshot: &Snapshot, deadline: Option<Time>) {
+    pub(crate) fn after_step(&mut self, now: Time, snapshot: &Snapshot, deadline: Option<Time>) {
         assert!(deadline.is_none_or(|deadline| deadline >= now), "a deadline in the past: {deadline:?} at {now:?}");
         assert!(!self.ended || deadline.is_none(), "a deadline after the end");
         assert_eq!(snapshot.generation, self.generation);
@@ -365,6 +368,20 @@ impl Safety {
         self.rows_tell_what_is(now, snapshot);
         let reloading = snapshot.reload.state == ReloadState::Running;
         assert!(!(reloading && self.stopping), "a reload goes on in the stop");
+        self.counts_only_grow(snapshot);
+    }
+
+    /// In all at least what the slots have that are still there.
+    fn counts_only_grow(&mut self, snapshot: &Snapshot) {
+        let before = std::mem::replace(&mut self.counted, snapshot.tally);
+        assert!(snapshot.tally.reloads_done >= before.reloads_done && snapshot.tally.reloads_aborted >= before.reloads_aborted);
+        let slots: BTreeMap<Slot, &Row> = snapshot.rows.iter().map(|row| (row.slot, row)).collect();
+        for (at, (reason, all)) in snapshot.tally.restarts.iter().enumerate() {
+            let count = |restarts: &Restarts| restarts.iter().nth(at).map_or(0, |(_, count)| count);
+            assert!(all >= count(&before.restarts), "{reason:?} went backwards");
+            assert!(all >= slots.values().map(|row| count(&row.restarts_by)).sum(), "{reason:?}: {all} in all: {slots:?}");
+        }
+        assert!(slots.values().all(|row| row.restarts == row.restarts_by.unasked()));
     }
 
     fn rows_tell_what_is(&self, now: Time, snapshot: &Snapshot) {

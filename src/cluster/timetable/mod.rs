@@ -3,9 +3,10 @@
 //! `starts.rs`: readiness, restart, giving up (SPEC sections 5, 5a and 6); `stops.rs`: the phases of a stop and the exit status
 //! (section 8); `changes.rs`: reload, lifetime, watchdog, scaling, probes (sections 8 and 10); `serving.rs`: who takes connections,
 //! where listening is seen (sections 4 to 8); `memory.rs`, `room.rs`, `resize.rs`: caps, a container that is
-//! short, limits that change (section 9).
+//! short, limits that change (section 9); `counts.rs`: what is counted.
 
 mod changes;
+mod counts;
 mod memory;
 mod parting;
 mod resize;
