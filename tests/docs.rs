@@ -21,6 +21,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use clusterinit::http::metrics::table::FAMILIES;
+
 const LONGEST_README: usize = 180;
 
 fn root() -> PathBuf {
@@ -122,5 +124,32 @@ fn the_completion_for_bash_completes() -> io::Result<()> {
                   COMP_WORDS=(clusterinit re); COMP_CWORD=1; _clusterinit; echo ${COMPREPLY[*]}";
     let output = std::process::Command::new("bash").args(["-c", script]).current_dir(root()).output()?;
     assert_eq!(String::from_utf8_lossy(&output.stdout), "--addr\nreload restart\n");
+    Ok(())
+}
+
+/// What the last part of a name says, before `_total`.
+fn unit_of(name: &str) -> &'static str {
+    let name = name.trim_end_matches("_total");
+    let units = [("_seconds", "seconds"), ("_bytes", "bytes"), ("_cores", "CPUs")];
+    units.iter().find(|(end, _)| name.ends_with(end)).map_or("–", |(_, unit)| unit)
+}
+
+#[test]
+fn every_metric_is_in_its_table_and_no_other() -> io::Result<()> {
+    let document = read("docs/metrics.md")?;
+    let rows: Vec<Vec<&str>> = document
+        .lines()
+        .filter(|line| line.starts_with("| `clusterinit_"))
+        .map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect())
+        .collect();
+    let written: Vec<_> = rows.iter().map(|row| row.get(..5).map(<[&str]>::to_vec).unwrap_or_default()).collect();
+    let known = FAMILIES.iter().map(|family| {
+        let labels: Vec<_> = family.labels.iter().map(|label| format!("`{label}`")).collect();
+        let labels = if labels.is_empty() { "–".to_owned() } else { labels.join(", ") };
+        let name = format!("`{}`", family.name);
+        [name, family.kind.name().to_owned(), unit_of(family.name).to_owned(), labels, family.help.to_owned()]
+    });
+    assert_eq!(written, known.collect::<Vec<_>>(), "name, type, unit, labels, what");
+    assert!(rows.iter().all(|row| row.get(5).is_some_and(|absent| !absent.is_empty())), "when it is absent");
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! One request, one answer: from the published snapshot, and for `/workers` from a measurement that is shared.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,18 +13,18 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::error;
 
+use super::metrics::{self, Sources};
 use super::report::Report;
 use super::{Asking, INSTANCE_HEADER, Side};
 use crate::cluster::status::{Channel, ChannelState, Snapshot, State};
 use crate::cluster::words::Time;
-use crate::sys::measure::Meter;
+use crate::sys::cgroup::whole::Whole;
+use crate::sys::measure::{ByLife, Meter};
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 /// An idle event loop answers within a millisecond.
 const FIRST_LAG: Duration = Duration::from_millis(30);
-
-/// Prometheus' text format.
-const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+const METRICS: HeaderValue = HeaderValue::from_static(metrics::CONTENT_TYPE);
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 pub(super) type Answer = Response<Full<Bytes>>;
@@ -32,12 +34,14 @@ pub(super) struct Desk {
     pub(super) side: Side,
     instance: HeaderValue,
     meter: Meter,
+    container: RefCell<Whole>,
+    metrics: RefCell<metrics::Memory>,
 }
 
 impl Desk {
     pub(super) fn new(side: Side) -> Self {
         let instance = HeaderValue::from_str(&side.instance).unwrap_or(HeaderValue::from_static("unknown"));
-        Self { side, instance, meter: Meter::default() }
+        Self { side, instance, meter: Meter::default(), container: RefCell::default(), metrics: RefCell::default() }
     }
 
     /// The body of the request is not looked at. For HEAD hyper leaves the body of the answer out.
@@ -61,21 +65,41 @@ impl Desk {
             "/healthz" | "/livez" => ok_unless(unhealthy(&snapshot, self.side.clock.now())),
             "/readyz" => ok_unless(snapshot.unready.clone()),
             "/workers" => self.workers(self.with_lag(snapshot).await.as_ref()).await,
-            "/metrics" => self.metrics().await,
-            _ => text(StatusCode::NOT_FOUND, "not found; there are /healthz, /livez, /readyz and /workers"),
+            "/metrics" => self.metrics(snapshot).await,
+            _ => text(StatusCode::NOT_FOUND, "not found; there are /healthz, /livez, /readyz, /workers and /metrics"),
         }
     }
 
-    /// The one answer that the workers themselves are asked for, and the loop with them.
-    async fn metrics(&self) -> Answer {
-        const NONE: &str = "no metrics: the workers do not speak Node's cluster protocol";
-        let Some(asking) = &self.side.asking else { return text(StatusCode::NOT_FOUND, NONE) };
-        let (reply, answer) = oneshot::channel();
-        let is_asked = asking.try_send(Asking::Metrics(reply)).is_ok();
-        match answer.await {
-            Ok(metrics) if is_asked => page(StatusCode::OK, METRICS, metrics.into()),
-            _ => text(StatusCode::SERVICE_UNAVAILABLE, "too many ask for metrics at once"),
+    /// Ours, and what the workers' programs say: nobody waits longer than for the slowest of both.
+    async fn metrics(&self, snapshot: Arc<Snapshot>) -> Answer {
+        let ours = async {
+            let snapshot = self.with_lag(snapshot).await;
+            let figures = self.figures(&snapshot).await;
+            (snapshot, figures)
+        };
+        let ((snapshot, figures), programs) = tokio::join!(ours, self.programs());
+        let (now, facts) = (self.side.clock.now(), &snapshot.facts);
+        let sources = [facts.cpu_source.as_deref(), facts.memory_source.as_deref()];
+        let container = self.container.borrow_mut().figures(now, sources);
+        let from = Sources { snapshot: &snapshot, figures: &figures, container: &container, clock: self.side.clock, now };
+        match self.metrics.borrow_mut().text(from) {
+            Ok(text) => page(StatusCode::OK, METRICS, (text + &programs).into()),
+            Err(error) => {
+                error!(%error, "/metrics could not be written");
+                text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written; the log says why")
+            }
         }
+    }
+
+    /// The one answer that the workers themselves are asked for, and the loop with them. Nothing where nobody can be asked, or too many
+    /// ask at once.
+    async fn programs(&self) -> String {
+        let Some(asking) = &self.side.asking else { return String::new() };
+        let (reply, answer) = oneshot::channel();
+        if asking.try_send(Asking::Metrics(reply)).is_err() {
+            return String::new();
+        }
+        answer.await.unwrap_or_default()
     }
 
     /// Event-loop lag is measured as long as somebody looks. The first one waits a moment for it; nobody else does.
@@ -98,9 +122,13 @@ impl Desk {
         if in_time { published.borrow().clone() } else { self.side.snapshot.borrow().clone() }
     }
 
-    async fn workers(&self, snapshot: &Snapshot) -> Answer {
+    async fn figures(&self, snapshot: &Snapshot) -> Rc<ByLife> {
         let workers: Vec<_> = snapshot.rows.iter().filter_map(|row| row.life.zip(row.pid)).collect();
-        let figures = self.meter.figures(self.side.clock, &workers, &snapshot.shared.by_life).await;
+        self.meter.figures(self.side.clock, &workers, &snapshot.shared.by_life).await
+    }
+
+    async fn workers(&self, snapshot: &Snapshot) -> Answer {
+        let figures = self.figures(snapshot).await;
         let report = Report::new(snapshot, &figures, self.side.pid, self.side.clock.now());
         match serde_json::to_vec(&report) {
             Ok(mut body) => {

@@ -5,7 +5,7 @@
 //! | `/healthz`, `/livez` | 200 `ok`; 503 and the reason when a restart of the container may help. Never during a stop |
 //! | `/readyz` | 200 `ok` when enough workers are ready and no stop is under way; 503 and the reason otherwise |
 //! | `/workers` | 200, JSON: one row per worker and per slot without one ([`report`]) |
-//! | `/metrics` | 200, Prometheus text: what the programs of Node workers collect with prom-client, as one; else 404 |
+//! | `/metrics` | 200, Prometheus text ([`metrics`]); behind ours what the programs of Node workers collect with prom-client |
 //! | else | 404; other methods 405 |
 //!
 //! Whatever clients do, the cost is bounded: 256 connections, 16 KiB and 5 s for the head of a request, 5 s for an answer, bodies
@@ -13,6 +13,7 @@
 
 mod answer;
 mod connection;
+pub mod metrics;
 pub mod report;
 mod serve;
 

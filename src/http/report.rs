@@ -185,7 +185,7 @@ impl LastExit {
 }
 
 /// What the last heartbeat took, or the present one takes already.
-fn lag(channel: &status::Channel, now: Time) -> Option<f64> {
+pub(super) fn lag(channel: &status::Channel, now: Time) -> Option<f64> {
     let unanswered = channel.unanswered.map(|since| now.since(since));
     let lag = unanswered.filter(|unanswered| channel.lag.is_none_or(|lag| lag < *unanswered)).or(channel.lag)?;
     // To the microsecond: an idle loop answers within one millisecond.
@@ -206,7 +206,7 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::cluster::status::{Facts, Row, Shared};
+    use crate::cluster::status::{Facts, Restarts, Row, Shared, Tally};
     use crate::cluster::words::{Life, Signal};
 
     fn at(millis: u64) -> Time {
@@ -241,6 +241,8 @@ pub(crate) mod tests {
             generation: 1,
             started: Some(at(100)),
             restarts: 1,
+            restarts_by: Restarts::default(),
+            last_start: Some(Duration::from_millis(180)),
             memory_cap_bytes: Some(251_658_240),
             next_start: None,
             last_exit: Some(status::LastExit {
@@ -257,6 +259,8 @@ pub(crate) mod tests {
             generation: 1,
             started: None,
             restarts: 4,
+            restarts_by: Restarts::default(),
+            last_start: None,
             memory_cap_bytes: Some(251_658_240),
             next_start: Some(at(12_800)),
             last_exit: Some(status::LastExit { status: ExitStatus::Code(3), reason: Reason::Crash, at: at(12_000) }),
@@ -270,6 +274,8 @@ pub(crate) mod tests {
             unready: None,
             unhealthy_from: None,
             orphans_reaped: 0,
+            tally: Tally::default(),
+            signals: BTreeMap::from([(Signal::HUP, 2)]),
             reload: status::Reload { state: ReloadState::None, reason: None, at: None },
             shared: Arc::new(Shared { listeners, by_life: BTreeMap::new() }),
             channels: BTreeMap::from([(

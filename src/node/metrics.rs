@@ -17,6 +17,8 @@ use serde_json::{Map, Value};
 
 /// All series of all workers, and all families.
 const MOST: usize = 10_000;
+/// What begins so is ours: a family that comes twice would spoil the whole answer.
+const OURS: &str = "clusterinit_";
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Merged {
@@ -123,7 +125,7 @@ struct Family<'a> {
 impl<'a> Family<'a> {
     /// What is said of the family in one worker's metric, and the samples there.
     fn read(metric: &'a Value) -> Option<(Self, &'a [Value])> {
-        let name = metric.get("name")?.as_str().filter(|name| is_name(name, ":"))?;
+        let name = metric.get("name")?.as_str().filter(|name| is_name(name, ":") && !name.starts_with(OURS))?;
         let help = metric.get("help").map_or(Some(""), Value::as_str)?;
         let kind = Kind::read(metric.get("type")?.as_str()?)?;
         let aggregator = Aggregator::read(metric.get("aggregator").map_or(Some("sum"), Value::as_str)?)?;
@@ -349,6 +351,7 @@ mod tests {
             json!([[{"name": "http_requests_total"}]]),
             json!([[{"name": "http_requests_total", "help": "", "type": "gauge", "aggregator": "sum", "values": []}]]),
             json!([[{"name": "a b", "help": "", "type": "gauge", "aggregator": "sum", "values": []}]]),
+            json!([[{"name": "clusterinit_x", "help": "", "type": "gauge", "aggregator": "sum", "values": []}]]),
             json!([[{"name": "a", "help": 1, "type": "gauge", "aggregator": "sum", "values": []}]]),
             json!([[{"name": "a", "help": "", "type": "info", "aggregator": "sum", "values": []}]]),
             json!([[{"name": "a", "help": "", "type": "gauge", "aggregator": "median", "values": []}]]),

@@ -2,7 +2,7 @@
 //!
 //! Everything else is handed a [`Time`], counted from the start of clusterinit, so that the core and its tests own their time.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -12,16 +12,23 @@ use crate::cluster::words::Time;
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     started: Instant,
+    /// As the wall clock had it then.
+    wall: SystemTime,
 }
 
 impl Clock {
     #[expect(clippy::disallowed_methods, reason = "the clock itself")]
     pub fn start() -> Self {
-        Self { started: Instant::now() }
+        Self { started: Instant::now(), wall: SystemTime::now() }
     }
 
     pub fn now(&self) -> Time {
         Time(self.started.elapsed())
+    }
+
+    /// Seconds since 1970 (UTC), by the wall clock at the start: steps of it later do not move what has happened.
+    pub fn unix_seconds(&self, at: Time) -> f64 {
+        self.wall.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_add(at.0).as_secs_f64()
     }
 }
 

@@ -163,6 +163,8 @@ struct Runtime {
     /// Our children that are no leaders, as far as they were looked at.
     known_strays: KnownStrays,
     signals: Signals,
+    /// How often each arrived.
+    received: BTreeMap<Signal, u64>,
     poller: Poller,
     timer: Timer,
     asked: mpsc::Receiver<Asked>,
@@ -246,6 +248,7 @@ impl Runtime {
             hints: setup.hints,
             known_strays: KnownStrays::default(),
             signals,
+            received: BTreeMap::new(),
             poller,
             timer,
             asked,
@@ -356,7 +359,8 @@ impl Runtime {
     fn publish(&mut self) {
         if std::mem::take(&mut self.stale) {
             let shared = self.sharing.show(&self.nodes);
-            let snapshot = Snapshot { shared, channels: self.nodes.show(), ..self.supervisor.snapshot() };
+            let (channels, signals) = (self.nodes.show(), self.received.clone());
+            let snapshot = Snapshot { signals, shared, channels, ..self.supervisor.snapshot() };
             if snapshot.unready.is_none() && !std::mem::replace(&mut self.was_up, true) {
                 own_memory::forget_pages();
             }

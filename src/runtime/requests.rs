@@ -23,6 +23,10 @@ impl Runtime {
         if signal == CHLD || sender == own {
             return;
         }
+        // At most one entry for each of 64 numbers.
+        let count = self.received.entry(signal).or_default();
+        *count = count.saturating_add(1);
+        self.stale = true;
         match self.actions.get(&signal).copied().unwrap_or(SignalAction::Forward) {
             SignalAction::Stop => {
                 let interrupt = matches!(signal, Signal::INT | Signal::QUIT);

@@ -33,7 +33,7 @@ use super::kept::Kept;
 use super::process;
 
 /// Where we live ourselves.
-const OURS: &str = "clusterinit";
+pub(super) const OURS: &str = "clusterinit";
 const WORKERS: &str = "workers";
 
 /// So often everybody is moved and the controller asked for; others may be forked, or enter, at the same time.

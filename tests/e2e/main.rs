@@ -13,6 +13,8 @@ mod hints;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
+mod metrics;
+#[cfg(test)]
 mod node;
 #[cfg(test)]
 mod notify;

@@ -94,7 +94,7 @@ fn each_path_has_its_answer() {
         assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("content-type: application/json"), "{head}");
         let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
         assert_eq!((&body["pid"], &body["workers"][0]["id"]), (&1.into(), &0.into()));
-        for unknown in ["/", "/metrics", "/healthz/", "/workers/0", "//healthz"] {
+        for unknown in ["/", "/metrics/", "/healthz/", "/workers/0", "//healthz"] {
             assert!(ask(address, &format!("GET {unknown}")).starts_with("HTTP/1.1 404 "), "{unknown}");
         }
     });

@@ -19,6 +19,8 @@ pub(super) enum Controller {
     Cpu,
     Cpuset,
     Memory,
+    /// What v2 has in every group, whichever controllers it has; v1 has nothing of it.
+    None,
 }
 
 /// One cgroup of this process, or of one of its ancestors.
@@ -34,6 +36,7 @@ impl Controller {
             Self::Cpu => "cpu",
             Self::Cpuset => "cpuset",
             Self::Memory => "memory",
+            Self::None => "",
         }
     }
 

@@ -6,9 +6,12 @@
 
 mod hierarchy;
 pub mod parse;
+pub mod pressure;
 #[cfg(test)]
 mod tests;
+pub mod throttled;
 pub mod used;
+pub mod whole;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -70,6 +73,7 @@ fn limit_names(controller: Controller, version: Version) -> &'static [&'static s
         (Controller::Cpuset, _) => &["cpuset.cpus"],
         (Controller::Memory, Version::V2) => &["memory.max"],
         (Controller::Memory, Version::V1) => &["memory.limit_in_bytes"],
+        (Controller::None, _) => &[],
     }
 }
 

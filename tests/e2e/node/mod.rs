@@ -6,6 +6,7 @@ mod examples;
 mod identity;
 mod jobs;
 mod messages;
+mod metrics;
 mod ports;
 mod pulse;
 mod ready;
