@@ -103,7 +103,8 @@ impl SidePort {
 
     /// Nothing but time.
     pub(super) fn pause(&self, time: Duration) {
-        self.runtime.block_on(tokio::time::sleep(time));
+        // Made within: outside of a runtime a timer panics.
+        self.runtime.block_on(async { tokio::time::sleep(time).await });
     }
 
     /// What somebody said tells more than that somewhere else nobody did.
