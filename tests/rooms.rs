@@ -33,7 +33,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("node", &["cluster::words", "share", "sys"]),
     ("control", &["cluster::event", "cluster::words", "sys"]),
     // The side port reads what is published and measures; it never asks the supervisor.
-    ("http", &["cluster::status", "cluster::words", "runtime::clock", "sys"]),
+    ("http", &["cluster::journal", "cluster::status", "cluster::words", "runtime::clock", "sys"]),
     // Bytes in, bytes out.
     ("output", &[]),
     ("telemetry", &["config"]),

@@ -11,8 +11,10 @@ use super::{DONE, NO, complain, say, table};
 use crate::exit;
 
 const EVERY: Duration = Duration::from_secs(1);
-/// Cursor to the top left, and away with what was below.
-const REDRAW: &str = "\x1b[H\x1b[J";
+/// Cursor to the top left, over the picture before; what was longer there goes line by line, and then what was below.
+const TOP: &str = "\x1b[H";
+const END_OF_LINE: &str = "\x1b[K\n";
+const REST: &str = "\x1b[J";
 
 #[derive(Debug, Error)]
 enum Error {
@@ -58,14 +60,15 @@ fn once(side_port: &SidePort, options: Options) -> u8 {
 
 /// Until interrupted, or until nobody reads any more. A cluster that does not answer may be back in a second.
 fn watch(side_port: &SidePort, options: Options) -> u8 {
-    let (above, below) = match (options.json, io::stdout().is_terminal()) {
-        (true, _) => ("", ""),
-        (false, true) => (REDRAW, ""),
-        (false, false) => ("", "\n"),
+    let is_terminal = io::stdout().is_terminal();
+    let framed = |text: &str| match options.json {
+        true => text.to_owned(),
+        false if is_terminal => format!("{TOP}{}{REST}", text.replace('\n', END_OF_LINE)),
+        false => format!("{text}\n"),
     };
     loop {
         match picture(side_port, options) {
-            Ok(text) if !say(&format!("{above}{text}{below}")) => return DONE,
+            Ok(text) if !say(&framed(&text)) => return DONE,
             Ok(_) => {}
             Err(error) => complain(&error),
         }
@@ -74,7 +77,7 @@ fn watch(side_port: &SidePort, options: Options) -> u8 {
 }
 
 fn picture(side_port: &SidePort, options: Options) -> Result<String, Error> {
-    let answer = side_port.get("/workers")?;
+    let answer = side_port.get(if options.json { "/workers" } else { "/workers?events=1" })?;
     if answer.status != hyper::StatusCode::OK {
         return Err(Error::Status(answer.status));
     }

@@ -1,30 +1,57 @@
-//! The body of `/workers` for a person in a terminal.
+//! The body of `/workers?events=1` for a person in a terminal: what the status page shows, as text.
 //!
 //! It is read leniently: another version's body may lack fields or have more, and a table with a `-` is better than none. Control
 //! characters are not repeated: with `--addr` the text is somebody else's.
 
 use serde_json::Value;
 
-const HEADINGS: [&str; 10] = ["ID", "PID", "STATE", "GEN", "UPTIME", "RESTARTS", "PROCS", "MEMORY", "CPU", "LAST EXIT"];
+use crate::http::shown::{ago, detail, ended, plain, size, span};
+
+const HEADINGS: [&str; 14] =
+    ["ID", "PID", "STATE", "GEN", "UPTIME", "MEMORY", "CAP", "CPU", "CONNS", "QUEUE", "LAG", "PROCS", "RESTARTS", "LAST EXIT"];
+/// Only where Node's protocol is spoken.
+const LAG: usize = 10;
+
+/// So many of the last events are shown.
+const EVENTS: usize = 12;
 
 pub(super) fn draw(report: &Value) -> String {
+    let list = |name: &str| report.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let rows = list("workers");
+    let has_lag = rows.iter().any(|worker| worker.get("event_loop_lag_seconds").is_some());
+    let mut lines = vec![HEADINGS.map(str::to_owned).to_vec()];
+    lines.extend(rows.iter().map(|worker| row(worker).to_vec()));
+    if !has_lag {
+        for line in &mut lines {
+            line.remove(LAG);
+        }
+    }
     let mut text = head(report);
     text.push('\n');
-    let rows = report.get("workers").and_then(Value::as_array);
-    let mut lines = vec![HEADINGS.map(str::to_owned)];
-    lines.extend(rows.into_iter().flatten().map(row));
-    let mut widths = [0; HEADINGS.len()];
-    for line in &lines {
+    align(&mut text, &lines);
+    let events = list("events");
+    if !events.is_empty() {
+        text.push('\n');
+        let heading = ["EVENT", "WORKER", "WHEN", "DETAIL"].map(str::to_owned).to_vec();
+        let latest = events.iter().skip(events.len().saturating_sub(EVENTS)).map(happened);
+        align(&mut text, &std::iter::once(heading).chain(latest).collect::<Vec<_>>());
+    }
+    text
+}
+
+/// Columns as wide as their widest cell.
+fn align(text: &mut String, lines: &[Vec<String>]) {
+    let mut widths = vec![0; lines.first().map_or(0, Vec::len)];
+    for line in lines {
         for (width, cell) in widths.iter_mut().zip(line) {
             *width = (*width).max(cell.chars().count());
         }
     }
-    for line in &lines {
-        let padded: Vec<String> = line.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+    for line in lines {
+        let padded: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         text.push_str(padded.join("  ").trim_end());
         text.push('\n');
     }
-    text
 }
 
 fn head(report: &Value) -> String {
@@ -37,10 +64,14 @@ fn head(report: &Value) -> String {
         reason if reason == "-" => String::new(),
         reason => format!(": {reason}"),
     };
+    let addresses = report.pointer("/share/listeners").and_then(Value::as_array).into_iter().flatten();
+    let addresses: Vec<String> = addresses.map(|listener| plain(listener.get("address"))).collect();
+    let listeners = if addresses.is_empty() { String::new() } else { format!(", on {}", addresses.join(" ")) };
     let mut text = format!(
         "clusterinit {}, pid {}: {}, generation {}, up {}\n\
          cpu limit {} ({}), {} workers wanted\n\
-         sharing: {}, balance {}{share}\n\
+         memory limit {} ({}), cap {} for each worker ({})\n\
+         sharing: {}, balance {}{share}{listeners}\n\
          reload: {}{}{reload}\n",
         at("/version"),
         at("/pid"),
@@ -50,6 +81,10 @@ fn head(report: &Value) -> String {
         at("/cpu/limit"),
         at("/cpu/source"),
         at("/cpu/workers_wanted"),
+        size(report.pointer("/memory/limit_bytes")),
+        at("/memory/source"),
+        size(report.pointer("/memory/worker_cap_bytes")),
+        at("/memory/enforced_by"),
         at("/share/mechanism"),
         at("/share/balance"),
         at("/reload/state"),
@@ -75,61 +110,28 @@ fn row(worker: &Value) -> [String; HEADINGS.len()] {
         state,
         plain(at("generation")),
         span(at("uptime_seconds")),
-        plain(at("restarts")),
-        plain(at("processes")),
         size(at("memory_bytes")),
+        size(at("memory_cap_bytes")),
         span(at("cpu_seconds")),
-        last_exit(at("last_exit")),
+        plain(at("connections")),
+        plain(at("accept_queue")),
+        at("event_loop_lag_seconds").and_then(Value::as_f64).map_or("-".to_owned(), |lag| format!("{:.1}ms", lag * 1e3)),
+        plain(at("processes")),
+        plain(at("restarts")),
+        match ended(at("last_exit")) {
+            Some(how) => format!("{how}{}", ago(worker.pointer("/last_exit/seconds_ago"))),
+            None => "-".to_owned(),
+        },
     ]
 }
 
-fn last_exit(exit: Option<&Value>) -> String {
-    let at = |name: &str| exit.and_then(|exit| exit.get(name));
-    if at("reason").is_none() {
-        return "-".to_owned();
-    }
-    let how = match at("signal").and_then(Value::as_str) {
-        Some(_) => plain(at("signal")),
-        None => format!("exit {}", plain(at("code"))),
-    };
-    format!("{how}, {}{}", plain(at("reason")), ago(at("seconds_ago")))
-}
-
-fn plain(value: Option<&Value>) -> String {
-    let text = match value {
-        None | Some(Value::Null) => return "-".to_owned(),
-        Some(Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
-    };
-    text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
-}
-
-fn ago(value: Option<&Value>) -> String {
-    value.and_then(Value::as_f64).map_or_else(String::new, |_| format!(" {} ago", span(value)))
-}
-
-/// `4.2s`, `3m07s`, `2h05m`, `9d04h`: two units are enough.
-fn span(value: Option<&Value>) -> String {
-    let Some(exact) = value.and_then(Value::as_f64).and_then(|seconds| std::time::Duration::try_from_secs_f64(seconds).ok())
-    else {
-        return "-".to_owned();
-    };
-    match exact.as_secs() {
-        0..60 => format!("{}.{}s", exact.as_secs(), exact.subsec_millis() / 100),
-        seconds @ 60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
-        seconds @ 3600..86_400 => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
-        seconds => format!("{}d{:02}h", seconds / 86_400, seconds / 3600 % 24),
-    }
-}
-
-/// As the environment writes sizes: `45.8Mi`.
-fn size(value: Option<&Value>) -> String {
-    const UNITS: [(&str, u64); 4] = [("Ti", 1 << 40), ("Gi", 1 << 30), ("Mi", 1 << 20), ("Ki", 1 << 10)];
-    let Some(bytes) = value.and_then(Value::as_u64) else { return "-".to_owned() };
-    match UNITS.iter().find(|(_, unit)| bytes >= *unit) {
-        Some((name, unit)) => format!("{}.{}{name}", bytes / unit, bytes % unit * 10 / unit),
-        None => bytes.to_string(),
-    }
+fn happened(event: &Value) -> Vec<String> {
+    vec![
+        plain(event.get("event")),
+        plain(event.get("worker")),
+        ago(event.get("seconds_ago")).trim_start().to_owned(),
+        detail(event),
+    ]
 }
 
 #[cfg(test)]
@@ -145,27 +147,27 @@ mod tests {
         let expected = "\
 clusterinit VERSION, pid 1: running, generation 1, up 12.3s
 cpu limit 1.5 (/sys/fs/cgroup/cpu.max), 2 workers wanted
-sharing: listen-fds, balance spread
+memory limit 512.0Mi (/sys/fs/cgroup/memory.max), cap 240.0Mi for each worker (off)
+sharing: listen-fds, balance spread, on 0.0.0.0:8080 0.0.0.0:9101
 reload: none
 not in force: CLUSTERINIT_HANG_TIMEOUT=5s: hung workers are not seen yet
 
-ID  PID  STATE         GEN  UPTIME  RESTARTS  PROCS  MEMORY  CPU   LAST EXIT
-0   7    ready         1    12.2s   1         1      45.8Mi  0.4s  SIGKILL, crash 5.0s ago
-1   -    backoff 0.5s  1    -       4         0      -       -     exit 3, crash 0.3s ago
+ID  PID  STATE         GEN  UPTIME  MEMORY  CAP      CPU   CONNS  QUEUE  LAG    PROCS  RESTARTS  LAST EXIT
+0   7    ready         1    12.2s   45.8Mi  240.0Mi  0.4s  -      -      0.4ms  1      1         SIGKILL, crash 5.0s ago
+1   -    backoff 0.5s  1    -       -       240.0Mi  -     -      -      -      0      4         exit 3, crash 0.3s ago
 ";
         assert_eq!(draw(&report), expected);
     }
 
     #[test]
-    fn spans_and_sizes_have_units() {
-        let spans = [(0.0, "0.0s"), (59.99, "59.9s"), (187.0, "3m07s"), (7500.0, "2h05m"), (792_000.0, "9d04h"), (-1.0, "-")];
-        for (seconds, shown) in spans {
-            assert_eq!(span(Some(&json!(seconds))), shown);
-        }
-        for (bytes, shown) in [(0u64, "0"), (1023, "1023"), (1024, "1.0Ki"), (1_610_612_736, "1.5Gi"), (u64::MAX, "16777215.9Ti")]
-        {
-            assert_eq!(size(Some(&json!(bytes))), shown);
-        }
+    fn the_last_events_stand_below() {
+        let events: Vec<Value> =
+            (1..=20).map(|seq| json!({"seq": seq, "seconds_ago": 20 - seq, "event": "fork", "worker": 0, "pid": seq})).collect();
+        let drawn = draw(&json!({"workers": [{"id": 0}], "events": events}));
+        assert!(!drawn.contains("LAG"), "nobody speaks Node here");
+        let below: Vec<_> = drawn.lines().skip_while(|line| !line.starts_with("EVENT")).collect();
+        assert_eq!(below.len(), 1 + EVENTS);
+        assert_eq!(below.last(), Some(&"fork   0       0.0s ago   pid 20"));
     }
 
     #[test]
@@ -180,7 +182,7 @@ ID  PID  STATE         GEN  UPTIME  RESTARTS  PROCS  MEMORY  CPU   LAST EXIT
         fn any_number_is_drawn(seconds in proptest::num::f64::ANY, bytes: u64) {
             let worker = json!({"uptime_seconds": seconds, "memory_bytes": bytes, "last_exit": {"reason": "exit", "seconds_ago": seconds}});
             let drawn = draw(&json!({"workers": [worker]}));
-            prop_assert_eq!(drawn.lines().count(), 7);
+            prop_assert_eq!(drawn.lines().count(), 8);
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod effect;
 mod ending;
 pub mod event;
 mod hang;
+pub mod journal;
 mod memory;
 pub mod policy;
 mod publish;

@@ -27,6 +27,7 @@ impl Supervisor {
             shared: Arc::new(Shared::default()),
             channels: BTreeMap::new(),
             rows: self.rows(),
+            events: self.journal.clone(),
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::journal::Journal;
 pub use super::tally::{Restarts, Tally};
 use super::words::{ExitStatus, Life, Pid, Signal, Slot, Time};
 
@@ -38,6 +39,8 @@ pub struct Snapshot {
     pub channels: BTreeMap<Life, Channel>,
     /// One row per worker and one per slot without a worker, by slot; a predecessor comes before its successor.
     pub rows: Vec<Row>,
+    /// What happened last.
+    pub events: Journal,
 }
 
 /// What does not change with every event: where the numbers come from and what is in force.

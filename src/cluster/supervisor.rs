@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use super::effect::{Effect, Finish, Note};
 use super::event::{Event, ExecFailure, Request};
+use super::journal::{Entry, Journal, What};
 use super::memory::Memory;
 use super::policy::Policy;
 use super::resize::Resize;
@@ -51,6 +52,7 @@ pub struct Supervisor {
     pub(super) jitter: Jitter,
     next_life: u64,
     pub(super) effects: Vec<Effect>,
+    pub(super) journal: Journal,
 }
 
 /// What the history of this cluster has taught.
@@ -104,6 +106,7 @@ impl Supervisor {
             jitter,
             next_life: 0,
             effects: Vec::new(),
+            journal: Journal::default(),
             policy,
         }
     }
@@ -124,7 +127,7 @@ impl Supervisor {
         }
         self.start_slots(now);
         self.forget_next_look();
-        std::mem::take(&mut self.effects)
+        self.take_effects(now)
     }
 
     /// What follows from `event` at `now`. Total: no event is wrong in any state, and none is answered by a panic.
@@ -133,6 +136,7 @@ impl Supervisor {
         if self.course == Course::Over {
             return Vec::new();
         }
+        self.witness(now, &event);
         match event {
             Event::Forked { life, pid } => self.forked(now, life, pid),
             Event::ForkRefused { life, why } => self.fork_refused(now, life, why),
@@ -162,6 +166,30 @@ impl Supervisor {
         self.advance_shutdown(now);
         self.note_readiness(now);
         self.forget_next_look();
+        self.take_effects(now)
+    }
+
+    /// What nobody decides about and no line is logged for.
+    fn witness(&mut self, now: Time, event: &Event) {
+        let (worker, what) = if let Event::Executed { life } = event {
+            (self.roster.get(*life), What::Online)
+        } else if let Event::Listened { life } = event {
+            (self.roster.get(*life).filter(|worker| !worker.has_listened), What::Listening)
+        } else {
+            return;
+        };
+        if let Some(worker) = worker.filter(|worker| worker.ended.is_none()) {
+            self.journal.push(Entry::of_worker(now, what, worker.slot, worker.pid_for_log()));
+        }
+    }
+
+    /// What people are told of is kept too.
+    fn take_effects(&mut self, now: Time) -> Vec<Effect> {
+        for effect in &self.effects {
+            if let Effect::Note(note) = effect {
+                self.journal.note(now, note);
+            }
+        }
         std::mem::take(&mut self.effects)
     }
 

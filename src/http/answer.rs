@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::error;
 
 use super::metrics::{self, Sources};
+use super::page as status_page;
 use super::report::Report;
 use super::{Asking, INSTANCE_HEADER, Side};
 use crate::cluster::status::{Channel, ChannelState, Snapshot, State};
@@ -26,6 +29,7 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const FIRST_LAG: Duration = Duration::from_millis(30);
 const METRICS: HeaderValue = HeaderValue::from_static(metrics::CONTENT_TYPE);
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 
 pub(super) type Answer = Response<Full<Bytes>>;
 
@@ -47,7 +51,7 @@ impl Desk {
     /// The body of the request is not looked at. For HEAD hyper leaves the body of the answer out.
     pub(super) async fn answer<B>(&self, request: &Request<B>) -> Answer {
         let mut answer = if *request.method() == Method::GET || *request.method() == Method::HEAD {
-            self.page(request.uri().path()).await
+            self.page(request.uri().path(), request.uri().query()).await
         } else {
             let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here");
             refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -59,14 +63,15 @@ impl Desk {
         answer
     }
 
-    async fn page(&self, path: &str) -> Answer {
+    async fn page(&self, path: &str, query: Option<&str>) -> Answer {
         let snapshot = self.side.snapshot.borrow().clone();
         match path {
+            "/" => self.status_page(self.with_lag(snapshot).await.as_ref()).await,
             "/healthz" | "/livez" => ok_unless(unhealthy(&snapshot, self.side.clock.now())),
             "/readyz" => ok_unless(snapshot.unready.clone()),
-            "/workers" => self.workers(self.with_lag(snapshot).await.as_ref()).await,
+            "/workers" => self.workers(self.with_lag(snapshot).await.as_ref(), asks_for_events(query)).await,
             "/metrics" => self.metrics(snapshot).await,
-            _ => text(StatusCode::NOT_FOUND, "not found; there are /healthz, /livez, /readyz, /workers and /metrics"),
+            _ => text(StatusCode::NOT_FOUND, "not found; there are /, /healthz, /livez, /readyz, /workers and /metrics"),
         }
     }
 
@@ -127,20 +132,44 @@ impl Desk {
         self.meter.figures(self.side.clock, &workers, &snapshot.shared.by_life).await
     }
 
-    async fn workers(&self, snapshot: &Snapshot) -> Answer {
-        let figures = self.figures(snapshot).await;
-        let report = Report::new(snapshot, &figures, self.side.pid, self.side.clock.now());
-        match serde_json::to_vec(&report) {
+    async fn workers(&self, snapshot: &Snapshot, events: bool) -> Answer {
+        match serde_json::to_vec(&self.report(snapshot, events).await) {
             Ok(mut body) => {
                 body.push(b'\n');
                 page(StatusCode::OK, JSON, body.into())
             }
-            Err(error) => {
-                error!(%error, "/workers could not be written as JSON");
-                text(StatusCode::INTERNAL_SERVER_ERROR, "the report could not be written as JSON; the log says why")
-            }
+            Err(error) => unwritable(&error),
         }
     }
+
+    async fn status_page(&self, snapshot: &Snapshot) -> Answer {
+        match serde_json::to_value(self.report(snapshot, true).await) {
+            Ok(report) => {
+                let mut answer = page(StatusCode::OK, HTML, status_page::render(&report).into());
+                for (name, value) in [(CONTENT_SECURITY_POLICY, status_page::POLICY), (X_CONTENT_TYPE_OPTIONS, "nosniff")] {
+                    answer.headers_mut().insert(name, HeaderValue::from_static(value));
+                }
+                answer
+            }
+            Err(error) => unwritable(&error),
+        }
+    }
+
+    async fn report<'a>(&self, snapshot: &'a Snapshot, events: bool) -> Report<'a> {
+        let figures = self.figures(snapshot).await;
+        let now = self.side.clock.now();
+        let report = Report::new(snapshot, &figures, self.side.pid, now);
+        if events { report.with_events(snapshot, now) } else { report }
+    }
+}
+
+fn asks_for_events(query: Option<&str>) -> bool {
+    query.is_some_and(|query| query.split('&').any(|term| term == "events=1"))
+}
+
+fn unwritable(error: &serde_json::Error) -> Answer {
+    error!(%error, "/workers could not be written as JSON");
+    text(StatusCode::INTERNAL_SERVER_ERROR, "the report could not be written as JSON; the log says why")
 }
 
 /// Why a restart of the container may help. During a stop it would not.

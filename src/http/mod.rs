@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `/healthz`, `/livez` | 200 `ok`; 503 and the reason when a restart of the container may help. Never during a stop |
 //! | `/readyz` | 200 `ok` when enough workers are ready and no stop is under way; 503 and the reason otherwise |
-//! | `/workers` | 200, JSON: one row per worker and per slot without one ([`report`]) |
+//! | `/` | 200, HTML: the status page, with and without scripts ([`page`]) |
+//! | `/workers` | 200, JSON: one row per worker and per slot without one ([`report`]); with `?events=1` the last 256 events too |
 //! | `/metrics` | 200, Prometheus text ([`metrics`]); behind ours what the programs of Node workers collect with prom-client |
 //! | else | 404; other methods 405 |
 //!
@@ -13,9 +14,12 @@
 
 mod answer;
 mod connection;
+mod events;
 pub mod metrics;
+mod page;
 pub mod report;
 mod serve;
+pub(crate) mod shown;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::events::{self, Event};
 use crate::cluster::status::{self, ChannelState, Reason, ReloadState, RowState, Snapshot, State};
 use crate::cluster::words::{ExitStatus, Pid, Slot, Time};
 use crate::sys::measure::{ByLife, Figures};
@@ -25,6 +26,9 @@ pub struct Report<'a> {
     workers: Vec<Worker>,
     reload: Reload<'a>,
     not_in_force: &'a [String],
+    /// Only where they are asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events: Option<Vec<Event>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -134,7 +138,12 @@ impl<'a> Report<'a> {
                 seconds_ago: snapshot.reload.at.map(|at| seconds(now.since(at))),
             },
             not_in_force: &facts.not_in_force,
+            events: None,
         }
+    }
+
+    pub(super) fn with_events(self, snapshot: &Snapshot, now: Time) -> Self {
+        Self { events: Some(events::all(&snapshot.events, now)), ..self }
     }
 }
 
@@ -193,7 +202,7 @@ pub(super) fn lag(channel: &status::Channel, now: Time) -> Option<f64> {
 }
 
 /// To the nearest millisecond: more digits would be noise in every diff.
-fn seconds(duration: Duration) -> f64 {
+pub(super) fn seconds(duration: Duration) -> f64 {
     let rounded = duration.saturating_add(Duration::from_micros(500));
     Duration::new(rounded.as_secs(), rounded.subsec_millis() * 1_000_000).as_secs_f64()
 }
@@ -206,6 +215,7 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cluster::journal::Journal;
     use crate::cluster::status::{Facts, Restarts, Row, Shared, Tally};
     use crate::cluster::words::{Life, Signal};
 
@@ -283,6 +293,7 @@ pub(crate) mod tests {
                 status::Channel { state: ChannelState::Listening, lag: Some(Duration::from_micros(420)), unanswered: None },
             )]),
             rows: vec![replaced, failing],
+            events: Journal::default(),
         }
     }
 

@@ -92,10 +92,35 @@ fn each_path_has_its_answer() {
         let workers = ask(address, "GET /workers");
         let (head, body) = workers.split_once("\r\n\r\n").expect("a head and a body");
         assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("content-type: application/json"), "{head}");
+        assert!(!body.contains("events"), "{body}");
         let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
         assert_eq!((&body["pid"], &body["workers"][0]["id"]), (&1.into(), &0.into()));
-        for unknown in ["/", "/metrics/", "/healthz/", "/workers/0", "//healthz"] {
+        for unknown in ["/index.html", "/metrics/", "/healthz/", "/workers/0", "//healthz"] {
             assert!(ask(address, &format!("GET {unknown}")).starts_with("HTTP/1.1 404 "), "{unknown}");
+        }
+    });
+}
+
+#[test]
+fn the_page_is_at_the_root_and_events_come_when_asked_for() {
+    served(LIMITS, example(), |address| {
+        let page = ask(address, "GET /");
+        let (head, body) = page.split_once("\r\n\r\n").expect("a head and a body");
+        assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("content-type: text/html; charset=utf-8"), "{head}");
+        assert!(head.contains("content-security-policy: default-src 'none'; script-src 'sha256-"), "{head}");
+        assert!(head.contains("x-content-type-options: nosniff"), "{head}");
+        assert!(body.starts_with("<!doctype html>") && body.ends_with("</html>\n"), "{body}");
+        let only_head = ask(address, "HEAD /?x");
+        assert!(only_head.starts_with("HTTP/1.1 200 ") && only_head.ends_with("\r\n\r\n"), "{only_head}");
+        let events = |path: &str| {
+            let answer = ask(address, &format!("GET {path}"));
+            let body = answer.split_once("\r\n\r\n").expect("a head and a body").1.to_owned();
+            serde_json::from_str::<serde_json::Value>(&body).expect("JSON").get("events").cloned()
+        };
+        assert_eq!(events("/workers?events=1"), Some(serde_json::json!([])));
+        assert_eq!(events("/workers?a&events=1&b"), Some(serde_json::json!([])));
+        for without in ["/workers?", "/workers?events", "/workers?events=0", "/workers?xevents=1", "/workers?events=11"] {
+            assert_eq!(events(without), None, "{without}");
         }
     });
 }
