@@ -110,7 +110,7 @@ notes:
 
 # packages that the steps need; Debian or Ubuntu
 install:
-    .ci/install build test node containers bench scripts workflows k8s deny
+    .ci/install build test page node containers bench scripts workflows k8s deny
 
 # everything, as root
 ci:

@@ -21,6 +21,8 @@ mod notify;
 #[cfg(test)]
 mod output;
 #[cfg(test)]
+mod page;
+#[cfg(test)]
 mod plan;
 #[cfg(test)]
 mod reaping;

@@ -30,6 +30,28 @@ fn status_is_a_table_of_the_workers() {
 }
 
 #[test]
+fn the_table_tells_of_events_and_caps() {
+    let cluster = started(Mode::Plain, &[("WORKER_MEMORY", "64Mi")]);
+    let table = String::from_utf8_lossy(&cluster.cli(&["status"]).stdout).into_owned();
+    for words in
+        [&["ID", "CAP", "CONNS", "QUEUE", "LAST EXIT"][..], &["EVENT", "WORKER", "WHEN"], &["ready", "64.0Mi"], &["fork", "pid"]]
+    {
+        assert!(table.lines().any(|line| words.iter().all(|word| line.contains(word))), "{words:?} in\n{table}");
+    }
+    assert_eq!(cluster.stop().0, 0);
+}
+
+#[test]
+fn watch_is_plain_text_where_nobody_sees_a_cursor() {
+    let cluster = started(Mode::Plain, &[]);
+    // Some pictures, until nobody reads any more.
+    let output = cluster.cli_through(&["sh", "-c", "\"$@\" | head -n 60", "sh"], &["status", "--watch"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.matches("RESTARTS").count() >= 2 && !text.contains('\u{1b}'), "{text}");
+    assert_eq!(cluster.stop().0, 0);
+}
+
+#[test]
 fn status_json_is_what_the_side_port_says() {
     for mode in modes() {
         let cluster = started(mode, &[]);
