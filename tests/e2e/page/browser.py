@@ -75,6 +75,13 @@ class Browser:
              "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
              "--remote-debugging-port=0", f"--user-data-dir={self.profile}", "about:blank"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        try:
+            self.connect()
+        except BaseException:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            raise
+
+    def connect(self):
         found = os.path.join(self.profile, "DevToolsActivePort")
         until("the browser runs", lambda: os.path.exists(found) and open(found).read().count("\n") >= 1)
         port = open(found).read().split("\n")[0]
