@@ -154,6 +154,12 @@ impl Search {
         self.thaw();
     }
 
+    /// They do again.
+    pub fn arrivals_again(&mut self) {
+        self.arrivals = Arrivals::Possible;
+        self.thaw();
+    }
+
     /// Goes on for a millisecond at most. While the worker is frozen the next step should come soon; it may come late.
     pub fn step(&mut self, worker: &mut impl Worker) -> Outcome {
         let began = self.clock.now();

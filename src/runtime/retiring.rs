@@ -28,6 +28,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// this. Then it may come to an end with what it has.
 const CALM_AT_LAST: Duration = Duration::from_secs(2);
 
+/// Where nobody else takes them, new connections are put off for so long at most: a client's kernel asks again after a second. A worker
+/// that is not quiet by then takes them again.
+const PUT_OFF: Duration = Duration::from_secs(1);
+
 #[derive(Default)]
 pub(super) struct Searches(BTreeMap<Life, Retiring>);
 
@@ -40,6 +44,8 @@ struct Retiring {
     not_before: Time,
     /// The cluster stops, and new connections reach it still, or did. They are kept from it when it is calm, or at this instant.
     of_all: Option<Time>,
+    /// Since when nobody takes what it could.
+    closed: Option<Time>,
 }
 
 /// Whether its queue has run dry.
@@ -70,10 +76,11 @@ impl Searches {
 
 impl Retiring {
     fn due(&self) -> Time {
-        match self.drying {
+        let due = match self.drying {
             Drying::Over => self.search.as_ref().map_or(self.not_before, Search::due).max(self.not_before),
             Drying::Going { due, .. } => due,
-        }
+        };
+        self.closed.map_or(due, |since| due.min(since + PUT_OFF))
     }
 
     /// True once the queue has been empty for [`DRY`].
@@ -109,12 +116,12 @@ impl Runtime {
             (Arrivals::Over, Drying::Going { since: None, due: from })
         };
         if listeners.is_empty() {
-            self.searches.0.insert(life, Retiring { search: None, drying, from, not_before, of_all });
+            self.searches.0.insert(life, Retiring { search: None, drying, from, not_before, of_all, closed: None });
             return None;
         }
         match Search::new(self.clock, Window { from, until }, arrivals, &listeners) {
             Ok(search) => {
-                self.searches.0.insert(life, Retiring { search: Some(search), drying, from, not_before, of_all });
+                self.searches.0.insert(life, Retiring { search: Some(search), drying, from, not_before, of_all, closed: None });
                 None
             }
             Err(error) => Some(self.unknown(life, &error)),
@@ -145,8 +152,8 @@ impl Runtime {
 
     fn look(&mut self, now: Time, life: Life, retiring: &mut Retiring) -> Look {
         let waiting = self.sharing.broker.sockets.waiting(life);
-        if retiring.of_all.is_some() && matches!(retiring.drying, Drying::Going { .. }) {
-            self.sharing.close_doors();
+        if retiring.of_all.is_some() {
+            self.mind_the_door(now, life, retiring);
         }
         if !retiring.is_dry(now, waiting) || now < retiring.not_before {
             return Look::Later;
@@ -174,6 +181,23 @@ impl Runtime {
                 Outcome::Over => Look::Over,
                 Outcome::Unknown(error) => Look::End(self.unknown(life, &error)),
             };
+        }
+    }
+
+    /// It may be closed now because the last one that took connections has ended; and it is not closed for long.
+    fn mind_the_door(&mut self, now: Time, life: Life, retiring: &mut Retiring) {
+        self.sharing.close_doors();
+        if !self.sharing.broker.sockets.are_put_off(life) {
+            retiring.closed = None;
+        } else if now.since(*retiring.closed.get_or_insert(now)) >= PUT_OFF {
+            retiring.closed = None;
+            // From now on only when it is calm.
+            retiring.of_all = Some(Time(Duration::MAX));
+            retiring.drying = Drying::Over;
+            retiring.search.iter_mut().for_each(Search::arrivals_again);
+            self.sharing.broker.sockets.return_to(life);
+            self.rotate(life);
+            self.sharing.settle();
         }
     }
 

@@ -42,7 +42,7 @@ const REFUSE_AGAIN: Duration = Duration::from_millis(10);
 
 /// A worker that has its stop signal gets so long to close what it listens on by itself. Shut down under it, its `accept` fails, and
 /// many a server ends with an error then. A client that was put off asks again after a second, not before.
-const CLOSES_ITSELF: Duration = Duration::from_secs(1);
+const CLOSES_ITSELF: Duration = Duration::from_millis(800);
 
 /// What the workers share, as the loop has it.
 pub(super) struct Sharing {

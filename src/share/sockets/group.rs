@@ -134,6 +134,16 @@ impl Group {
         self.lanes.values().any(|member| member.listens && member.owners.iter().any(serves))
     }
 
+    /// The last lane of the order is in its place then.
+    pub(super) fn open_door(&mut self) {
+        if let Some(door) = self.door.take() {
+            let _ = anchor::shut(&door);
+            if let Some(place) = self.order.iter().position(|id| *id == DOOR) {
+                self.order.swap_remove(place);
+            }
+        }
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.door.is_some()
     }
@@ -285,8 +295,7 @@ impl Group {
         }
         if self.order == [DOOR] {
             // The last one, so that nobody has been sent anywhere else.
-            self.door.take().into_iter().for_each(|door| _ = anchor::shut(&door));
-            self.order.clear();
+            self.open_door();
         }
         self.order.is_empty()
     }

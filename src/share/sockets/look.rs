@@ -44,6 +44,12 @@ impl Sockets {
         groups.peek().is_some() && groups.all(Group::is_closed)
     }
 
+    /// Connections that this life could take are put off.
+    pub fn are_put_off(&self, life: Life) -> bool {
+        let at = self.lives.addresses(life).filter(|address| self.lane_of(address, life).is_some());
+        at.filter_map(|address| self.groups.get(address)).any(Group::is_closed)
+    }
+
     /// Some lane has a worker.
     pub fn have_owners(&self) -> bool {
         self.groups.values().flat_map(Group::lanes).any(|(_, member)| !member.owners.is_empty())

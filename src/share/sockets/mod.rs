@@ -192,6 +192,15 @@ impl Sockets {
         true
     }
 
+    /// It takes connections again, and what was put off for it comes.
+    pub fn return_to(&mut self, life: Life) {
+        let at: Vec<Address> = self.lives.addresses(life).copied().collect();
+        for address in &at {
+            self.groups.get_mut(address).into_iter().for_each(Group::open_door);
+        }
+        self.join(life);
+    }
+
     /// Where nobody takes connections any more the door is closed: the last one that did may have ended by itself.
     pub fn close_doors(&mut self) {
         for (address, group) in &mut self.groups {

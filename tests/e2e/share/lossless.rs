@@ -1,6 +1,6 @@
 //! Crashes, rolling restarts and stops under load: what clients see of them.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -175,6 +175,34 @@ fn a_stop_under_load_fails_nothing_that_was_established() {
         let late = TcpStream::connect(local(port)).expect_err("nobody is there any more");
         assert_eq!(late.kind(), ErrorKind::ConnectionRefused, "{seen}");
     }
+}
+
+/// A long request holds the stop up; who comes meanwhile is put off for a second at most.
+#[test]
+fn a_stop_that_waits_goes_on_serving() {
+    let (Some(node), port) = (tool("node"), free_port()) else { return };
+    let file = format!("{}/examples/node/plain.js", env!("CARGO_MANIFEST_DIR"));
+    let launch = Launch::of(Mode::Plain, &[&node, &file]).set("WORKERS", WORKERS).set("NODE_IPC", "off").env("PORT", port);
+    let cluster = launch.set("GRACE", GRACE.1).start();
+    cluster.ready(WORKERS);
+    let long = Load::start(local(port), &["clients=6", "hold", "path=/?ms=9000"]);
+    cluster.until("the requests are open", |cluster| {
+        cluster.rows().iter().all(|row| row["connections"].as_u64().is_some_and(|open| open > 0))
+    });
+    cluster.signal(Signal::SIGTERM);
+    let soon = Duration::from_millis(200);
+    cluster.until("new connections are put off", |_| {
+        TcpStream::connect_timeout(&local(port), soon).is_err_and(|error| error.kind() == ErrorKind::TimedOut)
+    });
+    let clock = Stopwatch::start();
+    let mut client = TcpStream::connect(local(port)).expect("the stop waits for the long requests");
+    client.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("a connection");
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200 ") && clock.elapsed() < Duration::from_secs(5), "{answer} {:?}", clock.elapsed());
+    let code = cluster.wait_exit();
+    let seen = long.finish();
+    assert_eq!((code, count(&seen, "ok"), count(&seen, "failed")), (0, 6, 0), "{seen}\n{}", cluster.story());
 }
 
 #[test]

@@ -6,17 +6,24 @@ use socket2::SockRef;
 
 use super::*;
 
-/// Each lane is reached exactly when it alone is in the live set.
 fn order_is_known(bench: &mut Bench, lanes: &[LaneId]) {
-    for (life, lane) in (0..).zip(lanes) {
-        for other in (0..lanes.len() as u64).filter(|other| *other != life) {
-            bench.sockets.leave(Life(other), false);
+    let lanes: Vec<_> = (0..).zip(lanes.iter().copied()).collect();
+    order_is_known_of(bench, &lanes);
+}
+
+/// Each lane is reached exactly when it alone is in the live set.
+fn order_is_known_of(bench: &mut Bench, lanes: &[(u64, LaneId)]) {
+    for (life, lane) in lanes {
+        for (other, _) in lanes.iter().filter(|(other, _)| other != life) {
+            bench.sockets.leave(Life(*other), false);
         }
-        bench.sockets.join(Life(life));
+        bench.sockets.join(Life(*life));
         bench.sockets.settle();
         assert_eq!(bench.reached(8), set([*lane]));
     }
-    (0..lanes.len() as u64).for_each(|life| bench.sockets.join(Life(life)));
+    for (life, _) in lanes {
+        bench.sockets.join(Life(*life));
+    }
     bench.sockets.settle();
 }
 
@@ -180,4 +187,27 @@ fn the_door_is_closed_where_the_last_one_that_served_has_ended() {
     bench.sockets.settle();
     put_off(&bench, bench.at.to_socket_addr());
     assert!(bench.sockets.refuse());
+}
+
+#[test]
+fn who_returns_takes_what_was_put_off() {
+    let mut bench = Bench::spread();
+    let (first, second) = (bench.worker(1, 0), bench.worker(2, 1));
+    for life in [1, 2] {
+        assert!(bench.sockets.retreat(Life(life)));
+    }
+    bench.sockets.settle();
+    assert!(bench.sockets.are_put_off(Life(2)) && bench.sockets.is_behind_doors());
+    let to = bench.at.to_socket_addr();
+    let waits = std::thread::spawn(move || client(to, None));
+    put_off(&bench, to);
+    bench.sockets.return_to(Life(2));
+    bench.sockets.settle();
+    assert!(!bench.sockets.are_put_off(Life(2)));
+    waits.join().expect("no panic").expect("its kernel has asked again");
+    drop(bench.accept(second));
+    assert_eq!(bench.reached(8), set([second]));
+    bench.sockets.join(Life(1));
+    bench.sockets.settle();
+    order_is_known_of(&mut bench, &[(1, first), (2, second)]);
 }
