@@ -152,7 +152,8 @@ fn without_scripts_the_table_shows_what_workers_shows() {
         let refresh = "<noscript><meta http-equiv=\"refresh\"";
         assert!(reply.body.contains(refresh), "it stays fresh without scripts");
         let happened = cells(&reply.body, "log");
-        assert_eq!(happened.len(), events(&cluster).len());
+        assert_eq!(happened.len(), events(&cluster).len().min(8));
+        assert!(reply.body.len() <= 30 * 1024, "{} bytes", reply.body.len());
         assert!(happened.last().is_some_and(|oldest| oldest[3] == "fork"), "the latest stands first: {happened:?}");
         let head = request(cluster.side_port(), "HEAD", "/").expect("an answer");
         assert_eq!((head.status, head.body.as_str()), (200, ""));
