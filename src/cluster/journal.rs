@@ -1,6 +1,6 @@
 //! The last events, for people who come later: what the log said of each worker, in a ring that the side port shows.
 //!
-//! An entry is made from the very note that becomes a log line, in one place ([`of`]); only what has no note (its program runs, it
+//! An entry is made from the very note that becomes a log line, in one place (`of`); only what has no note (its program runs, it
 //! listens) is told apart. Entries hold words and numbers; where a text comes from outside it is cut, and it never is an argument or
 //! a value of the environment.
 //!

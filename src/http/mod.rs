@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `/healthz`, `/livez` | 200 `ok`; 503 and the reason when a restart of the container may help. Never during a stop |
 //! | `/readyz` | 200 `ok` when enough workers are ready and no stop is under way; 503 and the reason otherwise |
-//! | `/` | 200, HTML: the status page, with and without scripts ([`page`]) |
+//! | `/` | 200, HTML: the status page, with and without scripts (`page.rs`) |
 //! | `/workers` | 200, JSON: one row per worker and per slot without one ([`report`]); with `?events=1` the last 256 events too |
 //! | `/metrics` | 200, Prometheus text ([`metrics`]); behind ours what the programs of Node workers collect with prom-client |
 //! | else | 404; other methods 405 |

@@ -65,7 +65,7 @@ impl Backlog {
         self.own < ROOM_FOR_OWN
     }
 
-    /// What is to be written next, in one write: lines up to [`AT_ONCE`], or what is left of one that is longer.
+    /// What is to be written next, in one write: lines up to `AT_ONCE`, or what is left of one that is longer.
     pub fn next(&self) -> &[u8] {
         let mut length = 0;
         for line in &self.lines {

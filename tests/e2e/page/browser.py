@@ -108,7 +108,9 @@ class Browser:
         if method == "Network.requestWillBeSent":
             self.requests.append(parameters["request"]["url"])
         elif method == "Log.entryAdded" and parameters["entry"]["level"] in ("error", "warning"):
-            self.complaints.append(parameters["entry"]["text"])
+            # Of a plain text a browser asks for an icon by itself, and there is none.
+            if not parameters["entry"].get("url", "").endswith("/favicon.ico"):
+                self.complaints.append(parameters["entry"]["text"])
         elif method == "Runtime.consoleAPICalled" or method == "Runtime.exceptionThrown":
             self.complaints.append(json.dumps(parameters)[:400])
 
