@@ -98,6 +98,9 @@ const TURNS_OF_A_REQUEST: usize = 8;
 /// What a turn reads of what workers say before everybody else gets theirs.
 const READS_PER_TURN: usize = 256;
 
+/// So long after a start little of the program is run that has not been run since.
+const SETTLED: Duration = Duration::from_secs(2);
+
 /// Everything that was made ready before the first worker: from here on nothing can be a mistake of the user's.
 pub struct Setup {
     pub policy: Policy,
@@ -175,6 +178,8 @@ struct Runtime {
     next_flock: Option<Time>,
     /// `/readyz` has answered 200 once: the start is over.
     was_up: bool,
+    /// When what a start needed of our program will not be needed again soon.
+    settled_at: Option<Time>,
     /// Something happened since the last snapshot.
     stale: bool,
     /// What was not carried out of the last request, and why.
@@ -256,6 +261,7 @@ impl Runtime {
             next_flock: None,
             published,
             was_up: false,
+            settled_at: Some(setup.started.now() + SETTLED),
             stale: true,
             refusal: None,
             sweeping: false,
@@ -310,6 +316,7 @@ impl Runtime {
             self.sharing.deadline(),
             self.searches.deadline(),
             self.limited.deadline(),
+            self.settled_at,
             measured,
         ]
         .into_iter()
@@ -342,6 +349,10 @@ impl Runtime {
         if self.supervisor.next_deadline().is_some_and(|at| at <= now) {
             self.apply(Event::DeadlineReached);
         }
+        if self.settled_at.is_some_and(|at| at <= now) {
+            self.settled_at = None;
+            own_memory::forget_pages();
+        }
     }
 
     /// Tells the core one thing, and carries out what follows until nothing follows any more.
@@ -362,7 +373,7 @@ impl Runtime {
             let (channels, signals) = (self.nodes.show(), self.received.clone());
             let snapshot = Snapshot { signals, shared, channels, ..self.supervisor.snapshot() };
             if snapshot.unready.is_none() && !std::mem::replace(&mut self.was_up, true) {
-                own_memory::forget_pages();
+                self.settled_at = Some(self.clock.now() + SETTLED);
             }
             self.published.send_replace(Arc::new(snapshot));
             own_memory::give_back();

@@ -106,7 +106,9 @@ impl Sharing {
 
     /// Addresses that nobody has are given back after a while.
     pub(super) fn release_soon(&mut self, now: Time) {
-        self.release_at = Some(now + UNUSED_AFTER);
+        if self.broker.sockets.has_unused() {
+            self.release_at = Some(now + UNUSED_AFTER);
+        }
     }
 
     pub(super) fn deadline(&self) -> Option<Time> {
@@ -378,6 +380,7 @@ impl Runtime {
         }
         if self.sharing.release_at.is_some_and(|at| at <= now) {
             self.sharing.release_at = None;
+            self.settled_at = Some(now);
             let published = self.published.borrow();
             let all_are_ready = published.ready >= published.wanted;
             drop(published);

@@ -262,6 +262,11 @@ impl Sockets {
         }
     }
 
+    /// Some address has nobody who lives.
+    pub fn has_unused(&self) -> bool {
+        self.groups.values().any(Group::is_unused)
+    }
+
     /// No worker starts or is expected to: addresses that nobody who lives has bound are given back to the kernel. What waits there
     /// is refused: nobody would ever serve it.
     pub fn release_unused(&mut self) {
