@@ -18,7 +18,7 @@ pub enum Effect {
     /// Look for an instant at which none of its requests is in flight; answered by `Quiet`, at once where it has no connection. Until
     /// `until`, when the core stops it anyway; `from` is when the search began.
     SeekQuiet { life: Life, from: Time, until: Time },
-    /// No worker accepts any more: late clients are refused at once.
+    /// No worker accepts any more: late clients are refused, as soon as no worker fails by it.
     Refuse,
     /// Ask it to take no new connections, finish those that it has and end by itself.
     Part { life: Life },

@@ -27,7 +27,7 @@ pub(super) fn render(report: &Value) -> String {
     let rows = list(report, "workers");
     let (row, event) = (between(PAGE, "<!--row-->", "<!--/row-->"), between(PAGE, "<!--event-->", "<!--/event-->"));
     let whole = Whole::new(report, rows);
-    let mut page = String::with_capacity(PAGE.len() + rows.len() * row.len() * 2 + 64 * 1024);
+    let mut page = String::with_capacity(PAGE.len() + rows.len() * row.len() * 2 + MOST_EVENTS * event.len() * 2);
     let (shown, templates) = PAGE.split_at(PAGE.find("<template").unwrap_or(PAGE.len()));
     fill(&mut page, shown, |page, name| match name {
         "rows" => rows.iter().for_each(|worker| fill(page, row, |page, name| escape(page, &of_worker(worker, name)))),

@@ -152,7 +152,8 @@ impl Runtime {
 
     fn look(&mut self, now: Time, life: Life, retiring: &mut Retiring) -> Look {
         let waiting = self.sharing.broker.sockets.waiting(life);
-        if retiring.of_all.is_some() {
+        // While it is connected itself nothing that it could take is put off.
+        if retiring.of_all.is_some() && !self.sharing.broker.sockets.is_joined(life) {
             self.mind_the_door(now, life, retiring);
         }
         if !retiring.is_dry(now, waiting) || now < retiring.not_before {
