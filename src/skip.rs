@@ -8,3 +8,13 @@ pub(crate) fn skipped(why: &str) {
     writeln!(std::io::stderr(), "SKIPPED {name}: {why}").expect("stderr");
     assert!(std::env::var_os("CLUSTERINIT_TEST_NO_SKIP").is_none(), "skipping is not allowed: {why}");
 }
+
+/// If there is none, says so.
+#[expect(clippy::disallowed_methods, reason = "a test's own child")]
+pub(crate) fn has_python() -> bool {
+    let has = std::process::Command::new("python3").arg("--version").output().is_ok();
+    if !has {
+        skipped("this needs python3");
+    }
+    has
+}

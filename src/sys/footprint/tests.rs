@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use proptest::prelude::*;
 
 use super::*;
+use crate::skip::has_python;
 use crate::sys::family::Family;
 
 const MIB: u64 = 1 << 20;
@@ -91,6 +92,9 @@ proptest! {
 
 #[test]
 fn what_a_process_allocates_is_seen_and_comes_back() {
+    if !has_python() {
+        return;
+    }
     let bare = Family::python("");
     let bare = footprint(&bare.all()).read().expect("it is alive");
     let family = Family::python("kept = b'x' * (96 << 20)");
@@ -102,6 +106,9 @@ fn what_a_process_allocates_is_seen_and_comes_back() {
 
 #[test]
 fn forked_children_are_counted_with_what_they_share() {
+    if !has_python() {
+        return;
+    }
     let family = Family::python("kept = b'x' * (64 << 20)\nfor _ in range(3): os.fork() or signal.pause()");
     let processes = family.all();
     assert_eq!(processes.len(), 4);
@@ -136,6 +143,9 @@ fn the_dead_are_not_read_again_and_zombies_have_nothing() {
 
 #[test]
 fn who_stays_is_not_opened_again_and_a_dead_descriptor_does_not_stand_for_the_next_of_its_number() {
+    if !has_python() {
+        return;
+    }
     let (staying, leaving) = (Family::python(""), Family::python(""));
     let mut footprint = footprint(&[staying.leader(), leaving.leader()]);
     let inodes = |footprint: &Footprint| -> Vec<_> {

@@ -6,6 +6,7 @@ use tokio::runtime::Builder;
 use tokio::time::timeout;
 
 use super::*;
+use crate::skip::has_python;
 use crate::sys::family::Family;
 use crate::sys::footprint::Footprint;
 
@@ -35,6 +36,9 @@ fn estimated(processes: &[Pid]) -> u64 {
 
 #[test]
 fn copy_on_write_pages_count_once() {
+    if !has_python() {
+        return;
+    }
     let family = Family::python("kept = b'x' * (64 << 20)\nfor _ in range(3): os.fork() or signal.pause()");
     let processes = family.all();
     let (estimate, exact) = (estimated(&processes), confirmed(&processes).expect("ours"));
@@ -44,6 +48,9 @@ fn copy_on_write_pages_count_once() {
 
 #[test]
 fn a_child_that_has_not_reached_exec_is_no_second_parent() {
+    if !has_python() {
+        return;
+    }
     let folder = tempfile::tempdir().expect("a temporary directory");
     let fifo = folder.path().join("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
@@ -66,6 +73,9 @@ fn a_child_that_has_not_reached_exec_is_no_second_parent() {
 
 #[test]
 fn strangers_to_each_other_add_up() {
+    if !has_python() {
+        return;
+    }
     let families = [Family::python("kept = b'x' * (32 << 20)"), Family::python("kept = b'x' * (16 << 20)")];
     let exact = confirmed(&[families[0].leader(), families[1].leader()]).expect("ours");
     assert!((48 * MIB..80 * MIB).contains(&exact), "{exact}");
@@ -114,6 +124,9 @@ fn again_without(capabilities: &str, test: &str) {
 
 #[test]
 fn the_dead_have_nothing() {
+    if !has_python() {
+        return;
+    }
     let gone = Family::python("").leader();
     assert_eq!(confirmed(&[gone, Pid(i32::MAX)]), Some(0));
     assert_eq!(confirmed(&[]), Some(0));
@@ -121,6 +134,9 @@ fn the_dead_have_nothing() {
 
 #[test]
 fn each_life_is_read_once_at_a_time_and_every_answer_comes() {
+    if !has_python() {
+        return;
+    }
     let family = Family::python("kept = b'x' * (16 << 20)");
     run(async {
         let mut confirmations = Confirmations::new();
